@@ -1,0 +1,68 @@
+"""Which faults are the user's, and what each tells them to do.
+
+Every class below is raised with one message that names the remedy; the command line prints that message
+and exits with status 2. Anything else that escapes is our own mistake and keeps its traceback.
+
+    CbirError
+    ├── SourceError        a source to import is missing, empty or malformed
+    ├── ImageError         one image cannot be used (a reason for the quarantine, or a bad query image)
+    ├── ParamsError        params.yaml has an unknown key or an impossible value
+    ├── WorkspaceError     a file that an earlier step writes is not there
+    ├── ValidationError    an expectation of severity error failed
+    ├── SplitError         the items cannot be split as asked
+    ├── TowerError         a tower's weights cannot be had or do not fit
+    ├── TrainingError      training cannot start or diverged
+    ├── ReleaseError       no release is live, or the one asked for cannot be loaded
+    ├── IndexError_        an index table is missing, stale or does not match its encoder
+    └── QueryError         a query is empty or its filter is not valid
+"""
+
+from __future__ import annotations
+
+
+class CbirError(Exception):
+    """A fault that the user can mend; the message says how."""
+
+
+class SourceError(CbirError):
+    """A source to import is missing, empty or malformed."""
+
+
+class ImageError(CbirError):
+    """One image cannot be used."""
+
+
+class ParamsError(CbirError):
+    """``params.yaml`` has an unknown key or an impossible value."""
+
+
+class WorkspaceError(CbirError):
+    """A file that an earlier step writes is not there."""
+
+
+class ValidationError(CbirError):
+    """An expectation of severity error failed."""
+
+
+class SplitError(CbirError):
+    """The items cannot be split as asked."""
+
+
+class TowerError(CbirError):
+    """A tower's weights cannot be had or do not fit."""
+
+
+class TrainingError(CbirError):
+    """Training cannot start, or its loss is no longer finite."""
+
+
+class ReleaseError(CbirError):
+    """No release is live, or the one asked for cannot be loaded."""
+
+
+class IndexError_(CbirError):
+    """An index table is missing, stale or does not match its encoder."""
+
+
+class QueryError(CbirError):
+    """A query is empty, or its filter is not valid."""

@@ -1,0 +1,103 @@
+"""What may be set in ``params.yaml``, and with what type."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ValidationError as PydanticError
+from pydantic.dataclasses import dataclass
+
+from cbir.errors import ParamsError
+
+_STRICT = ConfigDict(extra="forbid")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class IngestParams:
+    """``image_size``: pixels, images are fitted into a square of it on ``background``."""
+
+    image_size: int = Field(224, ge=32, le=1024)
+    background: str = "white"
+    max_pixels: int = Field(100_000_000, ge=1)
+    shard_rows: int = Field(1000, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ValidateParams:
+    """``suite``: the file under ``expectations/`` to run, without its ending."""
+
+    suite: str = "items"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SplitParams:
+    """Fractions of the items; what is left is for training. ``phash_distance``: bits, 0 to 64."""
+
+    validation: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    phash_distance: int = Field(4, ge=0, le=64)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainParams:
+    """Frozen towers, a trained fusion; see ``docs/encoder.md``."""
+
+    dimensions: int = Field(256, ge=16, le=2048)
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(256, ge=8)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    temperature: float = Field(0.07, gt=0)
+    label_weight: float = Field(1.0, ge=0)
+    relative_weight: float = Field(1.0, ge=0)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluateParams:
+    """``k``: the cut-offs of hit@k, recall@k and precision@k."""
+
+    k: tuple[int, ...] = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ReleaseParams:
+    """``floor``: metric name in ``metrics.json`` (dotted) -> least value for going live."""
+
+    name: str = "cbir"
+    floor: dict[str, float] = Field(default_factory=dict)
+
+
+def load_section(path: Path, name: str, section: type[S]) -> S:
+    """Read section ``name`` of the params file as ``section``.
+
+    Raises:
+        ParamsError: the file is missing, or a key or value is not one of ``section``'s.
+    """
+    if not path.exists():
+        raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
+    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        return TypeAdapter(section).validate_python(document.get(name) or {})
+    except PydanticError as error:
+        raise ParamsError(_explain(error, name, section)) from None
+
+
+def _explain(error: PydanticError, name: str, section: type) -> str:
+    known = [f.name for f in fields(section)]  # type: ignore[arg-type]
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        near = difflib.get_close_matches(key, known, n=1)
+        unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        lines.append(f"{name}.{key}: " + (f"unknown key; {hint}" if unknown else problem["msg"]))
+    return "params.yaml: " + "; ".join(lines)

@@ -1,0 +1,127 @@
+"""Which rows travel between steps, and how they lie on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cbir.errors import WorkspaceError
+
+RAW_ITEMS = "items.jsonl"
+RAW_RELATIVE = "relative.jsonl"
+SPLITS = ("train", "validation", "test")
+
+ITEM_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.binary()),  # the resized RGB image as PNG
+        ("source", pa.string()),  # name of the source it was imported from
+        ("source_path", pa.string()),  # relative to the raw folder
+        ("captions", pa.list_(pa.string())),  # preprocessed; what the encoder reads
+        ("original_captions", pa.list_(pa.string())),  # as the user wrote them
+        ("labels", pa.list_(pa.string())),
+        ("group", pa.string()),  # what must stay together in a split
+        ("given_split", pa.string()),  # null unless the source came with splits
+        ("attributes", pa.string()),  # the user's own columns, a JSON object
+        ("sha256", pa.string()),  # of the source file's bytes
+        ("phash", pa.string()),  # 64-bit perceptual hash, 16 hex digits
+        ("width", pa.int32()),  # of the source image, in pixels
+        ("height", pa.int32()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("source_path", pa.string()), ("reason", pa.string())]
+)
+RELATIVE_SCHEMA = pa.schema(
+    [("reference_id", pa.string()), ("caption", pa.string()), ("target_id", pa.string())]
+)
+SPLIT_SCHEMA = pa.schema([("id", pa.string()), ("split", pa.string()), ("cluster", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawItem:
+    """One picture as a source gives it: a line of ``items.jsonl`` in ``data/raw/SOURCE/``.
+
+    ``file_name`` is relative to the source's folder. ``split`` is kept when the source has one.
+    """
+
+    id: str
+    file_name: str
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    group: str | None = None
+    split: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeCaption:
+    """"This picture, but ...": ``target_id`` is what ``caption`` makes of ``reference_id``."""
+
+    reference_id: str
+    caption: str
+    target_id: str
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write ``table`` beside ``path``, then rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, beside, compression="zstd")
+    os.replace(beside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys, so that equal values are equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the object on each line that is not blank."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, beside and then renamed."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))
+
+
+def read_items(ingested: Path, *, columns: list[str] | None = None) -> pa.Table:
+    """Read the item shards of ``ingested`` in id order of writing; leave ``image`` out where not needed.
+
+    Raises:
+        WorkspaceError: there are no shards.
+    """
+    shards = sorted(ingested.glob("items-*.parquet"))
+    if not shards:
+        raise WorkspaceError(f"{ingested} holds no item shards; run `dvc repro ingest` first.")
+    return pa.concat_tables(pq.read_table(shard, columns=columns) for shard in shards)
+
+
+def read_table(path: Path, *, made_by: str) -> pa.Table:
+    """Read one Parquet file that the stage ``made_by`` writes.
+
+    Raises:
+        WorkspaceError: it is not there.
+    """
+    if not path.exists():
+        raise WorkspaceError(f"{path} is not there; run `dvc repro {made_by}` first.")
+    return pq.read_table(path)
