@@ -4,7 +4,7 @@ A query vector, the mean of the projected modalities that are there, attends ove
 text tokens; what it finds is added through a branch that starts at zero. So before training the fusion is
 the plain sum of PCA projections, and training can only move away from it where that lowers the loss.
 
-Shapes: B batch, G grid cells, T text tokens, V visual width, W text width, D dimensions, H heads.
+Shapes: B batch, G grid cells (the first is the mean of all), T text tokens, V visual width, W text width, D dimensions, H heads.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Fusion(nn.Module):
         return F.normalize(base_BD + self.found(found_BD) + mixed_BD, dim=1)
 
     def _see(self, grid_BGV: torch.Tensor) -> torch.Tensor:
-        pooled_BV = F.normalize(grid_BGV.mean(1), dim=1)
+        pooled_BV = F.normalize(grid_BGV[:, 0], dim=1)
         return F.normalize(self.visual(pooled_BV) + self.visual_residual(pooled_BV), dim=1)
 
     def _read(self, tokens_BTW: torch.Tensor, token_mask_BT: torch.Tensor) -> torch.Tensor:

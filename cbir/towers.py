@@ -4,7 +4,7 @@ The default is an open_clip custom model of two pretrained towers that come as w
 (ImageNet) and MiniLM-L6 (sentences). Towers are exported to ONNX once and run by ONNX Runtime, which on a
 CPU is several times faster than eager PyTorch.
 
-Shapes: B batch, G grid cells (7 x 7), V visual width, T text tokens, W text width.
+Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width, T text tokens, W text width.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from tokenizers import Tokenizer
 from cbir.errors import TowerError
 
 IMAGE_SIZE = 224
+GRID_CELLS = 10
+VISUAL_WIDTH = 1280
+TEXT_WIDTH = 384
 MAX_TOKENS = 48
 VISUAL_ONNX = "visual.onnx"
 TEXT_ONNX = "text.onnx"
@@ -121,7 +124,10 @@ def _grid_module(model):  # type: ignore[no-untyped-def]
             self.trunk = model.visual.trunk
 
         def forward(self, pixels):  # type: ignore[no-untyped-def]
-            return self.trunk.forward_features(pixels).flatten(2).transpose(1, 2)
+            map_BVHW = self.trunk.forward_features(pixels)
+            mean_BV1 = map_BVHW.mean((2, 3))[..., None]
+            cells_BVG = torch.nn.functional.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
+            return torch.cat([mean_BV1, cells_BVG], dim=2).transpose(1, 2)
 
     return Grid().eval()
 

@@ -1,0 +1,61 @@
+"""How every item becomes one vector, in the modalities it has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cbir.encoder import Encoder
+from cbir.errors import CbirError
+from cbir.features import load_features, select_rows
+from cbir.records import read_items, write_json, write_table
+
+CACHE = Path(".cbir/features")
+BATCH = 256
+
+
+def embed(ingested: Path, encoder: Path, out: Path) -> int:
+    """Write the unit vector of every item, and return how many there are.
+
+    Tower outputs come from the cache where the same picture, text and towers were seen before.
+
+    Raises:
+        WorkspaceError: there are no items.
+        TowerError: there is no encoder.
+    """
+    loaded = Encoder.load(encoder)
+    items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
+    features = load_features(items, towers_folder=encoder, cache=CACHE)
+    blocks = [
+        loaded.fuse(select_rows(features, np.arange(start, min(start + BATCH, items.num_rows))))
+        for start in range(0, items.num_rows, BATCH)
+    ]
+    vector_ND = np.concatenate(blocks)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), loaded.dimensions)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    table = pa.table({"id": items["id"].combine_chunks(), "vector": column})
+    write_table(partial / "embeddings.parquet", table)
+    facts = {"fingerprint": loaded.fingerprint, "dimensions": loaded.dimensions, "rows": len(vector_ND)}
+    write_json(partial / "embedded.json", facts)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return len(vector_ND)
+
+
+def main() -> None:
+    """Run the stage: ``python -m cbir.embed INGESTED ENCODER OUT``."""
+    ingested, encoder, out = map(Path, sys.argv[1:4])
+    try:
+        print(f"{embed(ingested, encoder, out)} vectors")
+    except CbirError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""How well the encoder retrieves on test items, beside image only, text only and the plain sum of its towers.
+
+Shapes: Q queries, N test items, D dimensions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cbir.encoder import Encoder, Features
+from cbir.errors import CbirError, SplitError
+from cbir.features import keep_modalities, load_features, select_rows
+from cbir.metrics import average_precision, hit_at_k, precision_at_k, precision_recall_curve, recall_at_k, sort_relevance
+from cbir.params import EvaluateParams, load_section
+from cbir.records import read_items, read_table, write_json, write_table
+
+CACHE = Path(".cbir/features")
+VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
+Metrics = dict[str, Any]
+
+
+def evaluate(
+    ingested: Path, split: Path, encoder: Path, *, embedded: Path, out: Path, metrics: Path, params: EvaluateParams
+) -> Metrics:
+    """Score retrieval on the test items; write ``metrics``, per-query results and precision-recall curves.
+
+    Raises:
+        SplitError: fewer than two items to test on.
+        WorkspaceError: a file that an earlier stage writes is missing.
+    """
+    read_table(embedded / "embeddings.parquet", made_by="embed")
+    loaded = Encoder.load(encoder)
+    items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
+    features = load_features(items, towers_folder=encoder, cache=CACHE)
+    where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")["split"]
+    test = np.flatnonzero(where.loc[items["id"].to_pylist()].to_numpy() == "test")
+    if len(test) < 2:
+        raise SplitError("Fewer than two test items; import more pictures, or raise split.test.")
+    tested = select_rows(features, test)
+    ids = items["id"].take(test).to_pylist()
+    scorer = _Scorer(ids, ks=params.k)
+    vectors = _embed_views(loaded, tested) | _pool_towers(tested)
+    _score_cross_modal(scorer, vectors, tested)
+    _score_labels(scorer, vectors, tested, relevant_NN=_share_labels(items["labels"].take(test).to_pylist()))
+    _score_relative(scorer, loaded, tested, vectors, pairs=_read_pairs(ingested, ids))
+    scorer.summary["counts"] = {"test_items": len(test), "items": items.num_rows}
+    _write(scorer, out=out, metrics=metrics)
+    return scorer.summary
+
+
+class _Scorer:
+    """Collects metrics, per-query average precision and curves, one system of one query set at a time."""
+
+    def __init__(self, ids: Sequence[str], *, ks: Sequence[int]) -> None:
+        self.ids = ids
+        self.ks = ks
+        self.summary: Metrics = {}
+        self.per_query: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
+
+    def add(self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: Sequence[int]) -> None:
+        """Score one system on the queries that have something relevant."""
+        asked = relevant_QN.any(axis=1)
+        if not asked.any():
+            return
+        total_Q = relevant_QN[asked].sum(axis=1)
+        ranked_QN = sort_relevance(score_QN[asked], relevant_QN[asked])
+        ap_Q = average_precision(ranked_QN, total_Q=total_Q)
+        row: Metrics = {"map": float(ap_Q.mean()), "queries": int(asked.sum())}
+        for k in self.ks:
+            row[f"hit@{k}"] = float(hit_at_k(ranked_QN, k=k).mean())
+            row[f"recall@{k}"] = float(recall_at_k(ranked_QN, k=k, total_Q=total_Q).mean())
+            row[f"precision@{k}"] = float(precision_at_k(ranked_QN, k=k).mean())
+        self.summary.setdefault(task, {})[system] = row
+        for n, ap in zip(np.asarray(query)[asked], ap_Q, strict=True):
+            self.per_query.append({"task": task, "system": system, "query": self.ids[n], "average_precision": ap})
+        for level, precision in zip(*precision_recall_curve(ranked_QN), strict=True):
+            self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
+
+
+def _embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
+    return {
+        f"fused_{name}": encoder.fuse(keep_modalities(features, image=image, text=text))
+        for name, (image, text) in VIEWS.items()
+    }
+
+
+def _pool_towers(features: Features) -> dict[str, np.ndarray]:
+    """The frozen towers' own unit vectors; their sum is scored as the sum of the two cosines."""
+    image_NV = features.grid_BGV[:, 0].astype(np.float32)
+    text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
+    image_NV, text_NW = _normalise(image_NV), _normalise(text_NW)
+    return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
+
+
+def _normalise(vector_ND: np.ndarray) -> np.ndarray:
+    return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-9)
+
+
+def _score_cross_modal(scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features) -> None:
+    """The queries' own item is what is relevant; untrained towers share no space, so only fused is scored."""
+    own_NN = np.eye(len(scorer.ids), dtype=bool)
+    score_NN = vectors["fused_text"] @ vectors["fused_image"].T
+    asked = np.flatnonzero(features.has_text_B & features.has_image_B)
+    scorer.add("text_to_image", "fused", score_QN=score_NN[asked], relevant_QN=own_NN[asked], query=asked)
+    scorer.add("image_to_text", "fused", score_QN=score_NN.T[asked], relevant_QN=own_NN[asked], query=asked)
+
+
+def _score_labels(scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features, *, relevant_NN: np.ndarray) -> None:
+    """Every item asks for the others that share a label, in each system's own space."""
+    everyone = np.arange(len(scorer.ids))
+    for system, vector_ND in vectors.items():
+        score_NN = vector_ND @ vector_ND.T
+        np.fill_diagonal(score_NN, -np.inf)
+        scorer.add("label", system, score_QN=score_NN, relevant_QN=relevant_NN, query=everyone)
+
+
+def _share_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
+    label_NL = np.zeros((len(labels), max(len(names), 1)), np.float32)
+    for n, row in enumerate(labels):
+        label_NL[n, [names[name] for name in row]] = 1
+    return (label_NL @ label_NL.T > 0) & ~np.eye(len(labels), dtype=bool)
+
+
+def _read_pairs(ingested: Path, ids: Sequence[str]) -> list[tuple[int, str, int]]:
+    row = {id_: n for n, id_ in enumerate(ids)}
+    pairs = read_table(ingested / "relative.parquet", made_by="ingest").to_pylist()
+    return [
+        (row[p["reference_id"]], p["caption"], row[p["target_id"]])
+        for p in pairs
+        if p["reference_id"] in row and p["target_id"] in row
+    ]
+
+
+def _score_relative(
+    scorer: _Scorer,
+    encoder: Encoder,
+    features: Features,
+    vectors: dict[str, np.ndarray],
+    *,
+    pairs: list[tuple[int, str, int]],
+) -> None:
+    """This picture, but ...: the target picture is relevant, the reference itself is left out of the gallery."""
+    if not pairs:
+        return
+    reference, target = np.array([p[0] for p in pairs]), np.array([p[2] for p in pairs])
+    tokens, mask = encoder.towers.read([p[1] for p in pairs])
+    asked = replace(
+        select_rows(features, reference), tokens_BTW=tokens, token_mask_BT=mask, has_text_B=np.ones(len(pairs), bool)
+    )
+    relevant_QN = np.zeros((len(pairs), len(scorer.ids)), bool)
+    relevant_QN[np.arange(len(pairs)), target] = True
+    views = _embed_views(encoder, asked)
+    views["fused_sum"] = _normalise(views["fused_image"] + views["fused_text"])
+    for system, vector_QD in views.items():
+        score_QN = vector_QD @ vectors["fused_image"].T
+        score_QN[np.arange(len(pairs)), reference] = -np.inf
+        scorer.add("relative", system, score_QN=score_QN, relevant_QN=relevant_QN, query=reference)
+
+
+def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_table(partial / "per_query.parquet", pa.Table.from_pylist(scorer.per_query))
+    write_json(partial / "curves.json", scorer.curves)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    write_json(metrics, scorer.summary)
+
+
+def main() -> None:
+    """Run the stage: ``python -m cbir.evaluate INGESTED SPLIT ENCODER EMBEDDED OUT METRICS``."""
+    ingested, split, encoder, embedded, out, metrics = map(Path, sys.argv[1:7])
+    try:
+        params = load_section(Path("params.yaml"), "evaluate", EvaluateParams)
+        evaluate(ingested, split, encoder, embedded=embedded, out=out, metrics=metrics, params=params)
+    except CbirError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

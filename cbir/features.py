@@ -1,0 +1,115 @@
+"""How the outputs of the frozen towers are computed once and kept, by content.
+
+One file a shard of items under the cache folder, its name a hash of the towers, the pictures and the texts:
+what is there is never computed again, and what changed never matches.
+
+Shapes: N items, G grid cells, V visual width, T text tokens, W text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from cbir.encoder import Features, compute_features
+from cbir.images import decode_png
+from cbir.towers import GRID_CELLS, TEXT_ONNX, TEXT_WIDTH, TOKENIZER, VISUAL_ONNX, VISUAL_WIDTH, Towers, hash_files
+
+BATCH = 32
+
+
+def load_features(items: pa.Table, *, towers_folder: Path, cache: Path, block_rows: int = 500) -> Features:
+    """Tower outputs of every row of ``items`` (columns image, sha256, captions), from ``cache`` or computed.
+
+    An item's text is its first caption. Grid and tokens come back as float16.
+    """
+    towers = Towers(towers_folder)
+    fingerprint = hash_files([towers_folder / name for name in (VISUAL_ONNX, TEXT_ONNX, TOKENIZER)])
+    starts = range(0, items.num_rows, block_rows)
+    blocks = [
+        _load_block(items.slice(start, block_rows), towers=towers, fingerprint=fingerprint, cache=cache)
+        for start in track(starts, description="towers", console=Console(stderr=True))
+    ]
+    return _concatenate(blocks)
+
+
+def select_rows(features: Features, rows: np.ndarray) -> Features:
+    """The given rows, in the given order."""
+    return Features(
+        grid_BGV=features.grid_BGV[rows],
+        tokens_BTW=features.tokens_BTW[rows],
+        token_mask_BT=features.token_mask_BT[rows],
+        has_image_B=features.has_image_B[rows],
+        has_text_B=features.has_text_B[rows],
+    )
+
+
+def keep_modalities(features: Features, *, image: bool, text: bool) -> Features:
+    """The same rows with a modality masked out."""
+    return replace(
+        features, has_image_B=features.has_image_B & image, has_text_B=features.has_text_B & text
+    )
+
+
+def first_captions(items: pa.Table) -> list[str | None]:
+    """The text of each item: its first caption, or None."""
+    return [captions[0] if captions else None for captions in items["captions"].to_pylist()]
+
+
+def _load_block(items: pa.Table, *, towers: Towers, fingerprint: str, cache: Path) -> Features:
+    texts = first_captions(items)
+    key = hashlib.sha256(fingerprint.encode())
+    for sha, text, image in zip(items["sha256"].to_pylist(), texts, items["image"].to_pylist(), strict=True):
+        key.update(f"{sha}|{hashlib.sha256(image).hexdigest()}|{text}\n".encode())
+    path = cache / f"{key.hexdigest()[:32]}.npz"
+    if path.exists():
+        with np.load(path) as arrays:
+            return Features(**{name: arrays[name] for name in arrays.files})
+    block = _compute_block(items["image"].to_pylist(), texts, towers=towers)
+    cache.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{os.getpid()}-{path.name}")
+    np.savez(beside, **vars(block))
+    os.replace(beside, path)
+    return block
+
+
+def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towers: Towers) -> Features:
+    parts = [
+        compute_features(
+            towers,
+            [decode_png(image) for image in images[start : start + BATCH]],
+            texts[start : start + BATCH],
+            grid_shape=(GRID_CELLS, VISUAL_WIDTH),
+            text_width=TEXT_WIDTH,
+        )
+        for start in range(0, len(images), BATCH)
+    ]
+    return _concatenate(
+        [
+            replace(p, grid_BGV=p.grid_BGV.astype(np.float16), tokens_BTW=p.tokens_BTW.astype(np.float16))
+            for p in parts
+        ]
+    )
+
+
+def _concatenate(parts: Sequence[Features]) -> Features:
+    longest = max(part.tokens_BTW.shape[1] for part in parts)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+    return Features(
+        grid_BGV=np.concatenate([part.grid_BGV for part in parts]),
+        tokens_BTW=np.concatenate([pad(part.tokens_BTW) for part in parts]),
+        token_mask_BT=np.concatenate([pad(part.token_mask_BT) for part in parts]),
+        has_image_B=np.concatenate([part.has_image_B for part in parts]),
+        has_text_B=np.concatenate([part.has_text_B for part in parts]),
+    )

@@ -1,0 +1,82 @@
+"""How image bytes become RGB pictures of one size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from cbir.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str = "white") -> Image.Image:
+    """Decode ``data`` in full and return it upright, as RGB, on ``background`` where it was transparent.
+
+    Of an animation the first frame is taken; 16-bit greys are scaled to 8 bits.
+
+    Raises:
+        ImageError: empty, truncated, not an image, or more than ``max_pixels``.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise ImageError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}")
+        image.load()
+        return _flatten(ImageOps.exif_transpose(image), background=background)
+    except Image.DecompressionBombError:
+        raise ImageError(f"the picture has more than {max_pixels:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("the file is not an image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the picture cannot be decoded: {error}") from None
+
+
+def _flatten(image: Image.Image, *, background: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        high = image.getextrema()[1]
+        image = image.convert("F").point(lambda value: value * (255 / max(high, 255) if high <= 65535 else 0.0))
+        return image.convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, background)
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, *, size: int, background: str = "white") -> Image.Image:
+    """Fit ``image`` into a square of ``size`` pixels without cropping, padded with ``background``."""
+    return ImageOps.pad(image, (size, size), method=Image.Resampling.BICUBIC, color=background)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """``image`` as PNG bytes, the same bytes for the same pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> Image.Image:
+    """What ``encode_png`` wrote."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def load_query_image(path: Path, *, size: int = 224) -> Image.Image:
+    """Read a picture to search with, fitted as the items were.
+
+    Raises:
+        ImageError: it is missing or cannot be used.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path} is not a file; give --image the path of a picture.")
+    try:
+        return fit_square(decode_image(path.read_bytes()), size=size)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}; give a PNG, JPEG, WebP or GIF that opens in a viewer.") from None

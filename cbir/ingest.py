@@ -1,0 +1,143 @@
+"""How raw files become checked, decoded, resized, hashed rows; what cannot be used goes to quarantine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from cbir.errors import CbirError, ImageError, SourceError
+from cbir.images import decode_image, encode_png, fit_square
+from cbir.params import IngestParams, load_section
+from cbir.records import (
+    ITEM_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_ITEMS,
+    RAW_RELATIVE,
+    RELATIVE_SCHEMA,
+    read_jsonl,
+    write_json,
+    write_table,
+)
+from cbir.texts import clean_caption
+
+Row = dict[str, Any]
+
+
+def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
+    """Turn every source below ``raw`` into Parquet shards, a quarantine table and relative captions.
+
+    Returns:
+        The numbers of items, quarantined rows and relative captions.
+
+    Raises:
+        SourceError: there is no source, or no usable picture in any.
+    """
+    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in read_jsonl(path)]
+    if not listed:
+        raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    good, bad = _write_shards(listed, partial, params=params)
+    if not good:
+        raise SourceError(f"None of {len(listed)} pictures can be used; the first: {bad[0]['reason']}.")
+    write_table(partial / "quarantine.parquet", pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
+    relative = [
+        pair
+        for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
+        for pair in read_jsonl(path)
+        if pair["reference_id"] in good and pair["target_id"] in good
+    ]
+    write_table(partial / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
+    counts = {"items": len(good), "quarantined": len(bad), "relative": len(relative)}
+    write_json(partial / "ingest.json", counts)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return counts
+
+
+def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestParams) -> tuple[set[str], list[Row]]:
+    good: set[str] = set()
+    bad: list[Row] = []
+    rows = _read_rows(listed, params=params)
+    shard = 0
+    while block := list(islice(rows, params.shard_rows)):
+        kept = []
+        for row in block:
+            if "reason" not in row and row["id"] in good:
+                row = _refuse(row, "the id is there already")
+            if "reason" in row:
+                bad.append(row)
+            else:
+                good.add(row["id"])
+                kept.append(row)
+        if kept:
+            write_table(out / f"items-{shard:05d}.parquet", pa.Table.from_pylist(kept, schema=ITEM_SCHEMA))
+            shard += 1
+    return good, bad
+
+
+def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = pool.map(lambda entry: _read_row(*entry, params=params), listed)
+        yield from track(rows, total=len(listed), description="ingest", console=Console(stderr=True))
+
+
+def _read_row(folder: Path, item: Row, *, params: IngestParams) -> Row:
+    row: Row = {
+        "id": item["id"],
+        "source": folder.name,
+        "source_path": f"{folder.name}/{item['file_name']}",
+        "captions": [text for text in map(clean_caption, item["captions"]) if text],
+        "original_captions": item["captions"],
+        "labels": item["labels"],
+        "group": item["group"] or item["id"],
+        "given_split": item["split"],
+        "attributes": json.dumps(item["attributes"], sort_keys=True, ensure_ascii=False),
+    }
+    try:
+        data = (folder / item["file_name"]).read_bytes()
+        image = decode_image(data, max_pixels=params.max_pixels, background=params.background)
+    except FileNotFoundError:
+        return _refuse(row, "the file is missing")
+    except ImageError as error:
+        return _refuse(row, str(error))
+    fitted = fit_square(image, size=params.image_size, background=params.background)
+    return row | {
+        "image": encode_png(fitted),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "phash": str(imagehash.phash(fitted)),
+        "width": image.width,
+        "height": image.height,
+    }
+
+
+def _refuse(row: Row, reason: str) -> Row:
+    return {key: row[key] for key in ("id", "source", "source_path")} | {"reason": reason}
+
+
+def main() -> None:
+    """Run the stage: ``python -m cbir.ingest RAW OUT``."""
+    raw, out = map(Path, sys.argv[1:3])
+    try:
+        counts = ingest(raw, out, params=load_section(Path("params.yaml"), "ingest", IngestParams))
+    except CbirError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

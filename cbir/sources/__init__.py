@@ -1,0 +1,108 @@
+"""Which layout a source has, and how it is copied into the raw folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from cbir.errors import SourceError
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, read_jsonl, write_jsonl
+from cbir.sources import folders, openmoji
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What an import did: items added and already there, and those left out with a reason each."""
+
+    name: str
+    added: int
+    unchanged: int
+    skipped: list[str]
+
+
+def import_source(source: str, *, name: str | None, raw: Path) -> ImportReport:
+    """Copy ``source`` (``openmoji``, or a folder) into ``raw/NAME``; what is there already is not added again.
+
+    The folder is written beside and renamed, so that a killed import leaves the earlier state.
+
+    Raises:
+        SourceError: the source is missing, empty or malformed.
+    """
+    partial_root = raw.parent / ".import"
+    name = _choose_name(source, name)
+    partial, final = partial_root / name, raw / name
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if final.exists():
+            shutil.copytree(final, partial, dirs_exist_ok=True, copy_function=os.link)
+        report = _fill(source, name=name, folder=partial)
+        if report.added:
+            raw.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+        return report
+    finally:
+        shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def _choose_name(source: str, name: str | None) -> str:
+    chosen = name or re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name or source).strip("-").lower()
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", chosen):
+        raise SourceError(f"{chosen!r} is no name for a source; give --name with letters, digits, - and _.")
+    return chosen
+
+
+def _fill(source: str, *, name: str, folder: Path) -> ImportReport:
+    known = {row["id"]: row for row in read_jsonl(folder / RAW_ITEMS)} if (folder / RAW_ITEMS).exists() else {}
+    skipped: list[str] = []
+    if source == "openmoji":
+        found, relative = openmoji.read_items(), openmoji.read_relative()
+    else:
+        found, relative = folders.read_items(Path(source), skipped=skipped), []
+    rows = dict(known)
+    added = 0
+    for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
+        placed = _place(item, data, name=name, folder=folder)
+        row = asdict(placed)
+        if rows.get(placed.id) != row:
+            added += 1
+        rows[placed.id] = row
+    if not rows:
+        raise SourceError(f"{source} holds no pictures that can be imported; see the layouts in docs/data.md.")
+    write_jsonl(folder / RAW_ITEMS, (rows[key] for key in sorted(rows)))
+    if relative:
+        write_jsonl(folder / RAW_RELATIVE, _relate(relative, name=name, known=rows.keys()))
+    return ImportReport(name=name, added=added, unchanged=len(rows) - added, skipped=skipped)
+
+
+def _place(item: RawItem, data: bytes, *, name: str, folder: Path) -> RawItem:
+    digest = hashlib.sha256(data).hexdigest()[:24]
+    target = folder / "images" / digest[:2] / f"{digest}{Path(item.file_name).suffix.lower()}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return replace(
+        item,
+        id=f"{name}/{item.id}",
+        group=f"{name}/{item.group}" if item.group else None,
+        file_name=target.relative_to(folder).as_posix(),
+        attributes=json.loads(json.dumps(item.attributes | {"file": item.file_name}, default=str)),
+    )
+
+
+def _relate(relative: Iterable[RelativeCaption], *, name: str, known: Iterable[str]) -> Iterator[dict[str, str]]:
+    ids = set(known)
+    for pair in relative:
+        ends = f"{name}/{pair.reference_id}", f"{name}/{pair.target_id}"
+        if ids.issuperset(ends):
+            yield {"reference_id": ends[0], "caption": pair.caption, "target_id": ends[1]}

@@ -1,0 +1,128 @@
+"""Which items train, validate and test; near duplicates and variants never straddle.
+
+Shapes: N items, C clusters, L labels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from cbir.errors import CbirError, SplitError
+from cbir.params import SplitParams, load_section
+from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, write_json, write_table
+
+CHAIN_LIMIT = 50
+
+
+def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, int]:
+    """Assign every item to train, validation or test, and return the count of each.
+
+    Items that share a group, a file hash or a near-equal perceptual hash are one cluster and stay together.
+    Clusters go, largest first, where their labels are most short of their share (after Sechidis et al. 2011,
+    iterative stratification). A split that came with the data is kept.
+
+    Raises:
+        SplitError: there are too few clusters for a test set.
+    """
+    items = read_items(ingested, columns=["id", "group", "sha256", "phash", "labels", "given_split"]).to_pydict()
+    cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
+    given = np.array([name or "" for name in items["given_split"]])
+    if (given != "").all():
+        where_N = given
+    else:
+        where_N = assign_clusters(cluster_N, items["labels"], params=params)
+        where_N[given != ""] = given[given != ""]
+    counts = {name: int((where_N == name).sum()) for name in SPLITS}
+    if counts["test"] == 0 or counts["train"] == 0:
+        raise SplitError(f"{len(where_N)} items give the splits {counts}; import more, or raise split.test.")
+    rows = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_table(partial / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
+    largest = int(np.bincount(cluster_N).max())
+    write_json(partial / "split.json", counts | {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest})
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return counts
+
+
+def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, distance: int) -> np.ndarray:
+    """Cluster number of each item, int (N,), numbered in order of first appearance.
+
+    A perceptual hash within ``distance`` bits joins two items. Flat drawings can chain far: where joining by
+    perceptual hash would make a cluster of over 50 items that groups alone do not, only equal ones join there.
+    """
+    hard = _edges_of_equals(groups) + _edges_of_equals(hashes) + _edges_of_equals(phashes)
+    near = _edges_of_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
+    hard_N = _connect(hard, len(groups))
+    near_N = _connect(hard + near, len(groups))
+    chained = np.bincount(near_N)[near_N] > max(CHAIN_LIMIT, int(np.bincount(hard_N).max()))
+    kept = [(a, b) for a, b in near if not chained[a]]
+    return _connect(hard + kept, len(groups))
+
+
+def _edges_of_equals(keys: list[str]) -> list[tuple[int, int]]:
+    first: dict[str, int] = {}
+    return [(first.setdefault(key, n), n) for n, key in enumerate(keys)]
+
+
+def _edges_of_near(phash_N: np.ndarray, *, distance: int, block: int = 512) -> list[tuple[int, int]]:
+    edges = []
+    for start in range(0, len(phash_N), block):
+        bits = np.bitwise_count(phash_N[start : start + block, None] ^ phash_N[None, :])
+        rows, columns = np.nonzero(bits <= distance)
+        edges += [(int(a) + start, int(b)) for a, b in zip(rows, columns, strict=True) if a + start < b]
+    return edges
+
+
+def _connect(edges: list[tuple[int, int]], count: int) -> np.ndarray:
+    a, b = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count))
+    label_N = connected_components(graph, directed=False)[1]
+    return np.unique(np.unique(label_N, return_index=True)[1][label_N], return_inverse=True)[1]
+
+
+def assign_clusters(cluster_N: np.ndarray, labels: list[list[str]], *, params: SplitParams) -> np.ndarray:
+    """Split name of each item, str (N,): whole clusters, balanced over labels, decided by ``params.seed``."""
+    share = {"train": 1 - params.validation - params.test, "validation": params.validation, "test": params.test}
+    totals = Counter(label for row in labels for label in (row or [""]))
+    want = {name: {label: n * part for label, n in totals.items()} for name, part in share.items()}
+    room = {name: part * len(cluster_N) for name, part in share.items()}
+    members: dict[int, list[int]] = {}
+    for n, cluster in enumerate(cluster_N):
+        members.setdefault(int(cluster), []).append(n)
+    order = np.random.default_rng(params.seed).permutation(sorted(members))
+    where_N = np.empty(len(cluster_N), dtype="<U10")
+    for cluster in sorted(order, key=lambda c: -len(members[c])):
+        rows = members[cluster]
+        count = Counter(label for n in rows for label in (labels[n] or [""]))
+        allowed = [name for name in SPLITS if share[name] > 0]
+        name = max(allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()) / share[s], room[s] / share[s]))
+        where_N[rows] = name
+        room[name] -= len(rows)
+        for label, k in count.items():
+            want[name][label] -= k
+    return where_N
+
+
+def main() -> None:
+    """Run the stage: ``python -m cbir.split INGESTED OUT``."""
+    ingested, out = map(Path, sys.argv[1:3])
+    try:
+        counts = split_items(ingested, out, params=load_section(Path("params.yaml"), "split", SplitParams))
+    except CbirError as error:
+        sys.exit(f"error: {error}")
+    print(counts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""How a caption is made ready for the text tower; the original is kept beside it."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\ufeff]+")
+_SPACE = re.compile(r"\s+")
+
+
+def clean_caption(text: str) -> str:
+    """Normalise to NFKC, unescape HTML entities, drop control characters, join white space."""
+    text = unicodedata.normalize("NFKC", html.unescape(text))
+    return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()
