@@ -1,0 +1,153 @@
+"""Which releases there are, and which one is live."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from cbir.errors import ReleaseError
+
+CHAMPION = "champion"
+NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """An MLflow model version, and what search needs of it."""
+
+    name: str
+    version: str
+    key: str
+    fingerprint: str
+    table: str
+    data_revision: str
+    encoder_uri: str
+
+
+class Registry:
+    """The model registry of one workspace: SQLite beside it, unless MLFLOW_TRACKING_URI names a server."""
+
+    def __init__(self, workspace: Path, *, name: str) -> None:
+        self.name = name
+        self._workspace = workspace
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.resolve() / 'mlflow.db'}")
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._uri = uri
+
+    def register(
+        self, *, encoder: Path, fingerprint: str, data_revision: str, metrics: Mapping[str, Any], files: list[Path], now: datetime
+    ) -> Release:
+        """Register a release, or return the one with the same encoder, data and metrics: done twice, it is there once."""
+        key = _make_key(fingerprint, data_revision)
+        existing = self.find(key)
+        if existing is not None:
+            return existing
+        run = self._client.create_run(self._get_experiment(), run_name=f"release {key[:8]}")
+        run_id = run.info.run_id
+        stamp = int(now.timestamp() * 1000)
+        flat = flatten_metrics(metrics)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(_name_metric(name), value, stamp, 0) for name, value in flat.items()],
+            params=[Param("fingerprint", fingerprint), Param("data_revision", data_revision)],
+        )
+        self._client.log_artifacts(run_id, str(encoder), "encoder")
+        for file in files:
+            self._client.log_artifact(run_id, str(file), "evidence")
+        self._client.set_terminated(run_id)
+        self._ensure_model()
+        version = self._client.create_model_version(
+            self.name,
+            source=f"{run.info.artifact_uri}/encoder",
+            run_id=run_id,
+            tags={"release_key": key, "fingerprint": fingerprint, "data_revision": data_revision},
+        )
+        return _read_release(version)
+
+    def find(self, key: str) -> Release | None:
+        """The release with this key, or None."""
+        try:
+            found = self._client.search_model_versions(f"name = '{self.name}' and tags.release_key = '{key}'")
+        except MlflowException:
+            return None
+        return _read_release(found[0]) if found else None
+
+    def get_champion(self) -> Release:
+        """The release that is live.
+
+        Raises:
+            ReleaseError: none is.
+        """
+        try:
+            return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
+        except MlflowException:
+            raise ReleaseError(NO_RELEASE) from None
+
+    def promote(self, release: Release, *, reason: str, now: datetime) -> None:
+        """Make ``release`` the champion: history first, then one alias move, the only live pointer."""
+        entry = {"version": release.version, "at": now.isoformat(), "by": getpass.getuser(), "why": reason}
+        number = sum(tag.startswith("history.") for tag in self._client.get_registered_model(self.name).tags)
+        self._client.set_registered_model_tag(self.name, f"history.{number:06d}", json.dumps(entry))
+        self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
+
+    def download_encoder(self, release: Release) -> Path:
+        """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere."""
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=release.encoder_uri, tracking_uri=self._uri))
+
+    def _ensure_model(self) -> None:
+        try:
+            self._client.get_registered_model(self.name)
+        except MlflowException:
+            self._client.create_registered_model(self.name)
+
+    def _get_experiment(self) -> str:
+        found = self._client.get_experiment_by_name(self.name)
+        if found is not None:
+            return found.experiment_id
+        local = self._uri.startswith("sqlite:")
+        place = (self._workspace.resolve() / "mlartifacts").as_uri() if local else None
+        return self._client.create_experiment(self.name, artifact_location=place)
+
+
+def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested metrics as dotted names, e.g. ``label.fused_both.map``."""
+    flat: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_metrics(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+def _name_metric(name: str) -> str:
+    """MLflow allows no ``@`` in a metric's name."""
+    return name.replace("@", "_at_")
+
+
+def _make_key(fingerprint: str, data_revision: str) -> str:
+    return hashlib.sha256(f"{fingerprint}:{data_revision}".encode()).hexdigest()[:16]
+
+
+def _read_release(version: Any) -> Release:
+    return Release(
+        name=version.name,
+        version=str(version.version),
+        key=version.tags["release_key"],
+        fingerprint=version.tags["fingerprint"],
+        table=f"release_v{version.version}",
+        data_revision=version.tags["data_revision"],
+        encoder_uri=version.source,
+    )
