@@ -1,0 +1,128 @@
+"""The command ``cbir-ops``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import webbrowser
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cbir.errors import CbirError, WorkspaceError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Image search that retrains itself.")
+data = typer.Typer(no_args_is_help=True, help="Import pictures.")
+app.add_typer(data, name="data")
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "DVC_NO_ANALYTICS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
+
+def find_workspace() -> Path:
+    """The nearest folder upward that holds ``dvc.yaml``.
+
+    Raises:
+        WorkspaceError: there is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").exists():
+            return folder
+    raise WorkspaceError(f"No dvc.yaml in {here} or above; run inside a cbir-ops workspace.")
+
+
+def _prepare_flows(workspace: Path) -> None:
+    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+
+
+@data.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
+    name: Annotated[str | None, typer.Option(help="Name of the source; its folder's name by default.")] = None,
+) -> None:
+    """Copy a source into data/raw; adding the same again adds nothing."""
+    from cbir.sources import import_source
+
+    report = import_source(source, name=name, raw=find_workspace() / "data" / "raw")
+    typer.echo(f"{report.name}: {report.added} added, {report.unchanged} unchanged, {len(report.skipped)} left out")
+    for reason in report.skipped[:20]:
+        typer.echo(f"  {reason}", err=True)
+
+
+@app.command()
+def query(
+    text: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"label = 'food-drink/food-fruit'\".")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    gallery: Annotated[bool, typer.Option("--html", help="Write a gallery and open it.")] = False,
+) -> None:
+    """Search the live release by words, a picture, or both."""
+    from cbir.search import Searcher
+
+    workspace = find_workspace()
+    hits = Searcher.open(workspace).query(text=text, image=image, k=k, where=where)
+    if as_json:
+        rows = [{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits]
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        for hit in hits:
+            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {hit.caption}  [{hit.label}]")
+    if gallery:
+        from cbir.report import render_gallery, write_page
+
+        title = " + ".join(part for part in (text, image and image.name) if part)
+        path = workspace / "reports" / "query.html"
+        write_page(path, title="cbir-ops query", sections=[render_gallery(title, hits)])
+        typer.echo(str(path), err=True)
+        webbrowser.open(path.as_uri())
+
+
+@app.command()
+def retrain() -> None:
+    """Version the data, run the stages, register, publish, check, promote."""
+    typer.echo(json.dumps(_run_retrain(find_workspace())))
+
+
+@app.command()
+def demo() -> None:
+    """The main job on the embedded default: import OpenMoji, retrain, ask."""
+    from cbir.demo import show_release
+    from cbir.sources import import_source
+
+    workspace = find_workspace()
+    report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
+    typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
+    summary = _run_retrain(workspace)
+    typer.echo(f"Release {summary['version']} is live with {summary['rows']} items.\n")
+    typer.echo(show_release(workspace))
+
+
+def _run_retrain(workspace: Path) -> dict[str, Any]:
+    _prepare_flows(workspace)
+    from flows.retrain import retrain as flow
+
+    return flow(str(workspace))
+
+
+def main() -> None:
+    """Entry point: user faults become one message and exit status 2."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except CbirError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

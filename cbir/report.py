@@ -1,0 +1,50 @@
+"""How hits look: a page with pictures, whole in one file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from cbir.index import Hit
+from cbir.records import write_text
+
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1080px;padding:0 1rem;color:#202124;background:#fafafa}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:12px}
+figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;padding:8px;box-sizing:border-box}
+figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
+table{border-collapse:collapse;background:#fff}td,th{padding:.35rem .9rem;border-bottom:1px solid #e3e3e3;text-align:right}
+td:first-child,th:first-child{text-align:left}.best{font-weight:700}
+"""
+
+
+def render_gallery(title: str, hits: Sequence[Hit]) -> str:
+    """One query and its hits as an HTML section."""
+    return f"<h2>{html.escape(title)}</h2><div class=grid>{''.join(map(_render_hit, hits))}</div>"
+
+
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of figures."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
+    """Write the page in one step."""
+    write_text(
+        path,
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n",
+    )
+
+
+def _render_hit(hit: Hit) -> str:
+    picture = base64.b64encode(hit.thumbnail).decode()
+    return (
+        f'<figure><img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
+        f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
+        f"<br><span class=score>{hit.score:.3f}</span></figcaption></figure>"
+    )
