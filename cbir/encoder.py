@@ -82,9 +82,7 @@ class Encoder:
         fusion = build_fusion(config)
         fusion.load_state_dict(load_file(folder / WEIGHTS))
         parts = [folder / name for name in (CONFIG, WEIGHTS, VISUAL_ONNX, TEXT_ONNX, TOKENIZER)]
-        return cls(
-            towers=Towers(folder), fusion=fusion.eval(), config=config, fingerprint=hash_files(parts)[:16]
-        )
+        return cls(towers=Towers(folder), fusion=fusion.eval(), config=config, fingerprint=hash_files(parts)[:16])
 
     @property
     def dimensions(self) -> int:

@@ -19,7 +19,14 @@ import pyarrow as pa
 from cbir.encoder import Encoder, Features
 from cbir.errors import CbirError, SplitError
 from cbir.features import keep_modalities, load_features, select_rows
-from cbir.metrics import average_precision, hit_at_k, precision_at_k, precision_recall_curve, recall_at_k, sort_relevance
+from cbir.metrics import (
+    average_precision,
+    hit_at_k,
+    precision_at_k,
+    precision_recall_curve,
+    recall_at_k,
+    sort_relevance,
+)
 from cbir.params import EvaluateParams, load_section
 from cbir.records import read_items, read_table, write_json, write_table
 
@@ -67,7 +74,9 @@ class _Scorer:
         self.per_query: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
 
-    def add(self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: Sequence[int]) -> None:
+    def add(
+        self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: Sequence[int]
+    ) -> None:
         """Score one system on the queries that have something relevant."""
         asked = relevant_QN.any(axis=1)
         if not asked.any():
@@ -115,7 +124,9 @@ def _score_cross_modal(scorer: _Scorer, vectors: dict[str, np.ndarray], features
     scorer.add("image_to_text", "fused", score_QN=score_NN.T[asked], relevant_QN=own_NN[asked], query=asked)
 
 
-def _score_labels(scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features, *, relevant_NN: np.ndarray) -> None:
+def _score_labels(
+    scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features, *, relevant_NN: np.ndarray
+) -> None:
     """Every item asks for the others that share a label, in each system's own space."""
     everyone = np.arange(len(scorer.ids))
     for system, vector_ND in vectors.items():

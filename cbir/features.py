@@ -54,9 +54,7 @@ def select_rows(features: Features, rows: np.ndarray) -> Features:
 
 def keep_modalities(features: Features, *, image: bool, text: bool) -> Features:
     """The same rows with a modality masked out."""
-    return replace(
-        features, has_image_B=features.has_image_B & image, has_text_B=features.has_text_B & text
-    )
+    return replace(features, has_image_B=features.has_image_B & image, has_text_B=features.has_text_B & text)
 
 
 def first_captions(items: pa.Table) -> list[str | None]:
@@ -93,10 +91,7 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
         for start in range(0, len(images), BATCH)
     ]
     return _concatenate(
-        [
-            replace(p, grid_BGV=p.grid_BGV.astype(np.float16), tokens_BTW=p.tokens_BTW.astype(np.float16))
-            for p in parts
-        ]
+        [replace(p, grid_BGV=p.grid_BGV.astype(np.float16), tokens_BTW=p.tokens_BTW.astype(np.float16)) for p in parts]
     )
 
 

@@ -4,7 +4,8 @@ A query vector, the mean of the projected modalities that are there, attends ove
 text tokens; what it finds is added through a branch that starts at zero. So before training the fusion is
 the plain sum of PCA projections, and training can only move away from it where that lowers the loss.
 
-Shapes: B batch, G grid cells (the first is the mean of all), T text tokens, V visual width, W text width, D dimensions, H heads.
+Shapes: B batch, G grid cells (the first is the mean of all), T text tokens, V visual width, W text width,
+D dimensions.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 
+import lancedb
 from cbir.errors import IndexError_, QueryError
 from cbir.images import decode_png
 from cbir.records import read_items, read_table
@@ -113,7 +113,9 @@ class Index:
         """
         database = lancedb.connect(uri)
         if table not in _list_tables(database):
-            raise IndexError_(f"The index table {table} is missing in {uri}; run `cbir-ops retrain` to publish it again.")
+            raise IndexError_(
+                f"The index table {table} is missing in {uri}; run `cbir-ops retrain` to publish it again."
+            )
         return cls(database.open_table(table))
 
     @property

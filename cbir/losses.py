@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 
-def info_nce(query_BD: torch.Tensor, key_BD: torch.Tensor, *, same_BB: torch.Tensor, temperature: float) -> torch.Tensor:
+def info_nce(
+    query_BD: torch.Tensor, key_BD: torch.Tensor, *, same_BB: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Symmetric InfoNCE (van den Oord et al. 2018; CLIP, Radford et al. 2021).
 
     ``same_BB`` marks pairs that are no negatives although off the diagonal (equal captions or pictures).

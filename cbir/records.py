@@ -39,9 +39,7 @@ ITEM_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("source_path", pa.string()), ("reason", pa.string())]
 )
-RELATIVE_SCHEMA = pa.schema(
-    [("reference_id", pa.string()), ("caption", pa.string()), ("target_id", pa.string())]
-)
+RELATIVE_SCHEMA = pa.schema([("reference_id", pa.string()), ("caption", pa.string()), ("target_id", pa.string())])
 SPLIT_SCHEMA = pa.schema([("id", pa.string()), ("split", pa.string()), ("cluster", pa.string())])
 
 
@@ -63,7 +61,7 @@ class RawItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeCaption:
-    """"This picture, but ...": ``target_id`` is what ``caption`` makes of ``reference_id``."""
+    """ "This picture, but ...": ``target_id`` is what ``caption`` makes of ``reference_id``."""
 
     reference_id: str
     caption: str

@@ -47,9 +47,16 @@ class Registry:
         self._uri = uri
 
     def register(
-        self, *, encoder: Path, fingerprint: str, data_revision: str, metrics: Mapping[str, Any], files: list[Path], now: datetime
+        self,
+        *,
+        encoder: Path,
+        fingerprint: str,
+        data_revision: str,
+        metrics: Mapping[str, Any],
+        files: list[Path],
+        now: datetime,
     ) -> Release:
-        """Register a release, or return the one with the same encoder, data and metrics: done twice, it is there once."""
+        """Register a release, or return the one with the same encoder and data: done twice, it is there once."""
         key = _make_key(fingerprint, data_revision)
         existing = self.find(key)
         if existing is not None:

@@ -106,7 +106,9 @@ def assign_clusters(cluster_N: np.ndarray, labels: list[list[str]], *, params: S
         rows = members[cluster]
         count = Counter(label for n in rows for label in (labels[n] or [""]))
         allowed = [name for name in SPLITS if share[name] > 0]
-        name = max(allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()) / share[s], room[s] / share[s]))
+        name = max(
+            allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()) / share[s], room[s] / share[s])
+        )
         where_N[rows] = name
         room[name] -= len(rows)
         for label, k in count.items():

@@ -4,7 +4,8 @@ The default is an open_clip custom model of two pretrained towers that come as w
 (ImageNet) and MiniLM-L6 (sentences). Towers are exported to ONNX once and run by ONNX Runtime, which on a
 CPU is several times faster than eager PyTorch.
 
-Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width, T text tokens, W text width.
+Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width,
+T text tokens, W text width.
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ class _TrainingData:
         self.relative = relative
         self.towers = towers
         self.label_NL = _encode_labels(items["labels"].to_pylist())
-        self.caption_N = np.unique([text or f"\0{i}" for i, text in enumerate(first_captions(items))], return_inverse=True)[1]
+        self.caption_N = np.unique(
+            [text or f"\0{i}" for i, text in enumerate(first_captions(items))], return_inverse=True
+        )[1]
         self.image_N = np.unique(items["sha256"].to_pylist(), return_inverse=True)[1]
 
 
@@ -117,12 +119,12 @@ def _start_fusion(features: Features, rows: np.ndarray, *, params: TrainParams) 
 def _set_pca(linear: torch.nn.Linear, pooled_NV: np.ndarray, dimensions: int) -> None:
     mean_V = pooled_NV.mean(0)
     _, _, components = np.linalg.svd(pooled_NV - mean_V, full_matrices=False)
-    set_projection(
-        linear, mean=torch.from_numpy(mean_V), components=torch.from_numpy(components[:dimensions].copy())
-    )
+    set_projection(linear, mean=torch.from_numpy(mean_V), components=torch.from_numpy(components[:dimensions].copy()))
 
 
-def _fit(fusion: Fusion, data: _TrainingData, *, rows: dict[str, np.ndarray], params: TrainParams) -> list[dict[str, Any]]:
+def _fit(
+    fusion: Fusion, data: _TrainingData, *, rows: dict[str, np.ndarray], params: TrainParams
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng(params.seed)
     train = rows["train"]
     in_train = np.zeros(len(data.ids), bool)
@@ -148,7 +150,9 @@ def _fit(fusion: Fusion, data: _TrainingData, *, rows: dict[str, np.ndarray], pa
                     loss = loss + params.relative_weight * relative_words.compute_loss(fusion, pairs, params=params)
                 if not bool(torch.isfinite(loss)):
                     named = ", ".join(data.ids[n] for n in batch[:5])
-                    raise TrainingError(f"The loss of epoch {epoch} is not finite (batch {named}, ...); lower train.learning_rate.")
+                    raise TrainingError(
+                        f"The loss of epoch {epoch} is not finite (batch {named}, ...); lower train.learning_rate."
+                    )
                 optimiser.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(fusion.parameters(), 1.0)
@@ -187,7 +191,9 @@ def _compute_loss(fusion: Fusion, data: _TrainingData, *, batch: np.ndarray, par
     kept = torch.from_numpy(np.concatenate(there))
     vector = torch.cat(views)[kept]
     positive = positive_BB.repeat(3, 3)[kept][:, kept]
-    return loss + params.label_weight * supervised_contrastive(vector, positive_BB=positive, temperature=params.temperature)
+    return loss + params.label_weight * supervised_contrastive(
+        vector, positive_BB=positive, temperature=params.temperature
+    )
 
 
 def _equal(code_B: np.ndarray) -> torch.Tensor:
@@ -239,7 +245,11 @@ def _check(fusion: Fusion, data: _TrainingData, *, rows: np.ndarray) -> dict[str
     relevant = (label @ label.T > 0) & ~np.eye(len(rows), dtype=bool)
     some = relevant.any(1)
     score = both @ both.T - 9.0 * np.eye(len(rows), dtype=np.float32)
-    mean_ap = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1)).mean() if some.any() else 0.0
+    mean_ap = (
+        average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1)).mean()
+        if some.any()
+        else 0.0
+    )
     return {"hit@10": float(hit), "map": float(mean_ap), "validation": float((hit + mean_ap) / 2)}
 
 

@@ -70,7 +70,11 @@ def _run(frame: pd.DataFrame, expectations: list[dict[str, Any]], *, name: str) 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
-    batch = context.data_sources.add_pandas("items").add_dataframe_asset("items").add_batch_definition_whole_dataframe("all")
+    batch = (
+        context.data_sources.add_pandas("items")
+        .add_dataframe_asset("items")
+        .add_batch_definition_whole_dataframe("all")
+    )
     definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
     context.validation_definitions.add(definition)
     return definition.run(batch_parameters={"dataframe": frame}, result_format="COMPLETE").results

@@ -19,7 +19,9 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 STAGES = {"ingest", "validate", "split", "train", "embed", "evaluate"}
-MODULES = sorted(path for path in (ROOT / "cbir").rglob("*.py") if path.parent != ROOT / "cbir" or path.stem != "__init__")
+MODULES = sorted(
+    path for path in (ROOT / "cbir").rglob("*.py") if path.parent != ROOT / "cbir" or path.stem != "__init__"
+)
 
 
 def imports_of(path: Path) -> set[str]:
@@ -49,7 +51,8 @@ def test_a_lower_layer_never_imports_a_higher_one_and_stages_never_each_other(pa
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("mlflow", "registry"), ("lancedb", "index"), ("great_expectations", "validate"), ("prefect", None)]
+    ("package", "owner"),
+    [("mlflow", "registry"), ("lancedb", "index"), ("great_expectations", "validate"), ("prefect", None)],
 )
 def test_each_outside_system_is_imported_in_one_file(package: str, owner: str | None) -> None:
     users = {name_of(p) for p in MODULES if any(name.split(".")[0] == package for name in imports_of(p))}

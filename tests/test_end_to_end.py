@@ -1,4 +1,4 @@
-"""From a folder of pictures to answers, with every real part: git, DVC, Great Expectations, Prefect, MLflow, LanceDB."""
+"""From a folder of pictures to answers, with every real part: DVC, Great Expectations, Prefect, MLflow, LanceDB."""
 
 from __future__ import annotations
 

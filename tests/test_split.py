@@ -10,7 +10,9 @@ from cbir.params import SplitParams
 from cbir.split import assign_clusters, cluster_items
 
 hexes = st.integers(0, 2**64 - 1).map(lambda n: f"{n:016x}")
-catalogues = st.lists(st.tuples(st.integers(0, 12), hexes, st.sampled_from(["cat", "dog", "bird"])), min_size=30, max_size=120)
+catalogues = st.lists(
+    st.tuples(st.integers(0, 12), hexes, st.sampled_from(["cat", "dog", "bird"])), min_size=30, max_size=120
+)
 
 
 @settings(max_examples=40, deadline=None)

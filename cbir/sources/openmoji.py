@@ -102,7 +102,9 @@ def rasterise(path: Path) -> bytes:
     """An SVG file as PNG bytes."""
     import resvg_py
 
-    return bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=SIZE, height=SIZE, background="white", skip_system_fonts=True))
+    return bytes(
+        resvg_py.svg_to_bytes(svg_path=str(path), width=SIZE, height=SIZE, background="white", skip_system_fonts=True)
+    )
 
 
 def base_points(points: tuple[int, ...]) -> tuple[int, ...]:
