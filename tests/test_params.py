@@ -1,0 +1,73 @@
+"""A wrong params.yaml is refused with one message that says what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cbir.errors import ParamsError
+from cbir.params import (
+    EvaluateParams,
+    IngestParams,
+    ReleaseParams,
+    SplitParams,
+    TrainParams,
+    ValidateParams,
+    load_section,
+)
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = {
+    "ingest": IngestParams,
+    "validate": ValidateParams,
+    "split": SplitParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "release": ReleaseParams,
+}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(SECTIONS))
+def test_every_section_of_our_own_file_loads(name: str) -> None:
+    assert isinstance(load_section(ROOT / "params.yaml", name, SECTIONS[name]), SECTIONS[name])
+
+
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "split: {phash_distanse: 3}")
+    with pytest.raises(ParamsError, match=r"split\.phash_distanse: unknown key; did you mean phash_distance\?"):
+        load_section(path, "split", SplitParams)
+
+
+def test_an_unknown_key_near_to_none_lists_the_known_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "split: {zzz: 3}")
+    with pytest.raises(ParamsError, match="known keys: validation, test, phash_distance, seed"):
+        load_section(path, "split", SplitParams)
+
+
+@pytest.mark.parametrize("text", ["split: {test: 0}", "split: {test: 1.0}", "split: {test: many}"])
+def test_an_impossible_value_names_its_key(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml: split\.test: "):
+        load_section(write(tmp_path, text), "split", SplitParams)
+
+
+def test_every_fault_of_a_section_is_named_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "split: {test: 2, sed: 1}")
+    with pytest.raises(ParamsError, match=r"(?s)(?=.*split\.test)(?=.*did you mean seed)"):
+        load_section(path, "split", SplitParams)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"run inside the folder that holds dvc\.yaml"):
+        load_section(tmp_path / "params.yaml", "split", SplitParams)
+
+
+@pytest.mark.parametrize("text", ["", "split:", "train: {epochs: 1}"])
+def test_an_absent_section_means_its_defaults(tmp_path: Path, text: str) -> None:
+    assert load_section(write(tmp_path, text), "split", SplitParams) == SplitParams()

@@ -1,0 +1,106 @@
+"""The expectations stop what must not train an encoder, and say which rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cbir.errors import ValidationError
+from cbir.records import ITEM_SCHEMA, QUARANTINE_SCHEMA
+from cbir.validate import validate
+
+SUITES = Path(__file__).parent.parent / "expectations"
+
+
+def item(n: int, **changes: Any) -> dict[str, Any]:
+    """A row that every expectation of ours accepts, but for ``changes``."""
+    row = {"id": f"s/{n}", "image": b"", "source": "s", "source_path": f"{n}.png", "captions": ["a cat"]}
+    row |= {"original_captions": ["a cat"], "labels": ["cat"], "group": f"s/{n}", "given_split": None}
+    row |= {"attributes": "{}", "sha256": f"{n:064x}", "phash": f"{n:016x}", "width": 64, "height": 64}
+    return row | changes
+
+
+def write_ingested(folder: Path, rows: list[dict[str, Any]], *, quarantined: int = 0) -> Path:
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), folder / "items-00000.parquet")
+    bad = [{"id": f"s/bad{n}", "source": "s", "source_path": "bad.png", "reason": "empty"} for n in range(quarantined)]
+    pq.write_table(pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA), folder / "quarantine.parquet")
+    return folder
+
+
+GOOD = [item(n) for n in range(40)]
+
+
+def test_good_rows_pass_and_every_expectation_of_the_file_was_run(tmp_path: Path) -> None:
+    document = validate(write_ingested(tmp_path / "in", GOOD), SUITES, tmp_path / "out", suite="items")
+    assert document["success"]
+    assert all(result["success"] for result in document["results"])
+    assert len(document["results"]) == len(json.loads((SUITES / "items.json").read_text()))
+    assert json.loads((tmp_path / "out" / "validation.json").read_text()) == document
+
+
+def test_the_page_of_results_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    validate(write_ingested(tmp_path / "in", GOOD), SUITES, tmp_path / "out", suite="items")
+    pages = list((tmp_path / "out" / "docs").rglob("*.html"))
+    assert pages
+    assert all("http" not in page.read_text() and "<script" not in page.read_text() for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (item(1), "s/1"),
+        (item(77, width=3), "s/77"),
+        (item(77, height=3), "s/77"),
+        (item(77, sha256="not a hash"), "s/77"),
+        (item(77, captions=["x" * 5000]), "s/77"),
+    ],
+    ids=["id given twice", "too narrow", "too low", "malformed hash", "endless caption"],
+)
+def test_an_error_names_the_row_and_what_to_do(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    ingested = write_ingested(tmp_path / "in", [*GOOD, row])
+    with pytest.raises(ValidationError, match=rf"{said}.*To do: \w+"):
+        validate(ingested, SUITES, tmp_path / "out", suite="items")
+
+
+def test_at_most_ten_rows_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    ingested = write_ingested(tmp_path / "in", [item(n, width=3) for n in range(40)])
+    with pytest.raises(ValidationError, match="40 rows") as caught:
+        validate(ingested, SUITES, tmp_path / "out", suite="items")
+    assert "s/9" in str(caught.value)
+    assert "s/10" not in str(caught.value)
+
+
+def test_too_many_quarantined_files_are_an_error(tmp_path: Path) -> None:
+    ingested = write_ingested(tmp_path / "in", GOOD, quarantined=5)
+    with pytest.raises(ValidationError, match="quarantine"):
+        validate(ingested, SUITES, tmp_path / "out", suite="items")
+
+
+def test_a_warning_is_recorded_and_stops_nothing(tmp_path: Path) -> None:
+    ingested = write_ingested(tmp_path / "in", [item(n, captions=[]) for n in range(40)])
+    document = validate(ingested, SUITES, tmp_path / "out", suite="items")
+    failed = [result for result in document["results"] if not result["success"]]
+    assert [(result["severity"], result["failing"]) for result in failed] == [("warning", 40)]
+
+
+def test_a_missing_column_fails_and_is_no_crash(tmp_path: Path) -> None:
+    wanted = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "depth", "min_value": 1}}
+    (tmp_path / "items.json").write_text(json.dumps([wanted]))
+    ingested = write_ingested(tmp_path / "in", GOOD)
+    with pytest.raises(ValidationError, match="depth"):
+        validate(ingested, tmp_path, tmp_path / "out", suite="items")
+
+
+@pytest.mark.parametrize("text", [None, "[{"], ids=["missing", "not JSON"])
+def test_a_suite_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "items.json").write_text(text)
+    ingested = write_ingested(tmp_path / "in", GOOD)
+    with pytest.raises(ValidationError, match=r"items\.json is not"):
+        validate(ingested, tmp_path, tmp_path / "out", suite="items")
