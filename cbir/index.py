@@ -41,21 +41,29 @@ def name_table(version: str) -> str:
 
 
 def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
-    """Write the vectors and rows of a release as ``table``; a complete table of the same encoder is kept.
+    """Write the vectors and rows of a release as ``table``; a table of that name is never overwritten.
+
+    LanceDB commits a table at once, so one that is there is whole; the release key covers its rows.
 
     Returns:
         The number of rows.
+
+    Raises:
+        IndexError_: a table of this name is there and is not this release's.
     """
     facts = json.loads((embedded / "embedded.json").read_text())
     database = lancedb.connect(uri)
     if table in _list_tables(database):
         existing = database.open_table(table)
         stored = (existing.schema.metadata or {}).get(FINGERPRINT, b"").decode()
-        if stored == facts["fingerprint"] and existing.count_rows() == facts["rows"]:
-            return facts["rows"]
+        if stored != facts["fingerprint"] or existing.count_rows() != facts["rows"]:
+            raise IndexError_(
+                f"Table {table} in {uri} is of another release; move it away, then run `cbir-ops retrain`."
+            )
+        return existing.count_rows()
     rows = _build_rows(ingested, embedded)
     rows = rows.replace_schema_metadata({FINGERPRINT: facts["fingerprint"].encode()})
-    written = database.create_table(table, rows, mode="overwrite")
+    written = database.create_table(table, rows)
     if written.count_rows() >= INDEX_FROM_ROWS:
         written.create_index(metric="l2", vector_column_name="vector", index_type="IVF_SQ")
     return written.count_rows()

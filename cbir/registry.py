@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from cbir.errors import ReleaseError
 
 CHAMPION = "champion"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
 
@@ -52,12 +53,16 @@ class Registry:
         encoder: Path,
         fingerprint: str,
         data_revision: str,
+        rows_revision: str,
         metrics: Mapping[str, Any],
         files: list[Path],
         now: datetime,
     ) -> Release:
-        """Register a release, or return the one with the same encoder and data: done twice, it is there once."""
-        key = _make_key(fingerprint, data_revision)
+        """Register a release, or return the one with the same encoder, data and rows: done twice, it is there once.
+
+        ``rows_revision`` is a hash of the rows and vectors that its table will hold.
+        """
+        key = _make_key(fingerprint, data_revision, rows_revision)
         existing = self.find(key)
         if existing is not None:
             return existing
@@ -85,29 +90,50 @@ class Registry:
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
-        try:
-            found = self._client.search_model_versions(f"name = '{self.name}' and tags.release_key = '{key}'")
-        except MlflowException:
-            return None
+        found = self._client.search_model_versions(f"name = '{self.name}' and tags.release_key = '{key}'")
         return _read_release(found[0]) if found else None
 
     def get_champion(self) -> Release:
         """The release that is live.
 
         Raises:
-            ReleaseError: none is.
+            ReleaseError: none is, or the registry cannot be reached.
         """
         try:
             return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
-        except MlflowException:
-            raise ReleaseError(NO_RELEASE) from None
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                raise ReleaseError(NO_RELEASE) from None
+            raise ReleaseError(
+                f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI."
+            ) from None
+
+    def has_champion(self) -> bool:
+        """Whether any release is live; an unreachable registry raises, it is not a "no"."""
+        try:
+            self._client.get_model_version_by_alias(self.name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return False
+            raise
+        return True
 
     def promote(self, release: Release, *, reason: str, now: datetime) -> None:
-        """Make ``release`` the champion: history first, then one alias move, the only live pointer."""
-        entry = {"version": release.version, "at": now.isoformat(), "by": getpass.getuser(), "why": reason}
-        number = sum(tag.startswith("history.") for tag in self._client.get_registered_model(self.name).tags)
-        self._client.set_registered_model_tag(self.name, f"history.{number:06d}", json.dumps(entry))
+        """Make ``release`` the champion by one alias move, the only live pointer, then append to the history.
+
+        Done again after a crash between the two, it adds the entry that is missing and nothing else.
+        """
         self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
+        history = self.read_history()
+        if history and history[-1]["version"] == release.version:
+            return
+        entry = {"version": release.version, "at": now.isoformat(), "by": getpass.getuser(), "why": reason}
+        self._client.set_registered_model_tag(self.name, f"history.{len(history):06d}", json.dumps(entry))
+
+    def read_history(self) -> list[dict[str, str]]:
+        """What was promoted, oldest first: version, at, by, why."""
+        tags = self._client.get_registered_model(self.name).tags
+        return [json.loads(tags[name]) for name in sorted(tags) if name.startswith("history.")]
 
     def download_encoder(self, release: Release) -> Path:
         """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere."""
@@ -116,7 +142,9 @@ class Registry:
     def _ensure_model(self) -> None:
         try:
             self._client.get_registered_model(self.name)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
             self._client.create_registered_model(self.name)
 
     def _get_experiment(self) -> str:
@@ -144,8 +172,8 @@ def _name_metric(name: str) -> str:
     return name.replace("@", "_at_")
 
 
-def _make_key(fingerprint: str, data_revision: str) -> str:
-    return hashlib.sha256(f"{fingerprint}:{data_revision}".encode()).hexdigest()[:16]
+def _make_key(*parts: str) -> str:
+    return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
 
 def _read_release(version: Any) -> Release:

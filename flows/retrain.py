@@ -65,6 +65,12 @@ def read_data_revision(workspace: Path) -> str:
     return str(pointer["outs"][0]["md5"])
 
 
+def read_rows_revision(workspace: Path) -> str:
+    """Hashes of the DVC outputs that the index table is built from."""
+    stages = yaml.safe_load((workspace / "dvc.lock").read_text())["stages"]
+    return ":".join(stages[name]["outs"][0]["md5"] for name in ("ingest", "embed"))
+
+
 def check_floor(metrics: dict[str, Any], floor: dict[str, float]) -> None:
     """Refuse a release below the absolute floor; a missing metric fails.
 
@@ -111,6 +117,7 @@ def register_release(workspace: str, revision: str) -> str:
         encoder=root / "data/encoder",
         fingerprint=facts["fingerprint"],
         data_revision=revision,
+        rows_revision=read_rows_revision(root),
         metrics=metrics,
         files=[root / "metrics.json", root / "data/validated/validation.json", root / "params.yaml", root / "dvc.lock"],
         now=datetime.now(UTC),
@@ -140,15 +147,21 @@ def check_release(workspace: str, key: str, rows: int) -> None:
 
 @task(name="promote", retries=2, retry_delay_seconds=[2, 10])
 def promote(workspace: str, key: str) -> str:
-    """Move the alias ``champion``, unless it is there already; return the version that is live."""
+    """Move the alias ``champion`` and return the version that is live.
+
+    A release that was live once and was rolled back from is not promoted again: a person decided so.
+    """
     root = Path(workspace)
     registry, release = _find_release(root, key)
-    try:
-        live = registry.get_champion().key
-    except ReleaseError:
-        live = None
-    if live != key:
-        registry.promote(release, reason="passed the floor and the checks", now=datetime.now(UTC))
+    if registry.has_champion():
+        champion = registry.get_champion()
+        promoted = {entry["version"] for entry in registry.read_history()}
+        if champion.version != release.version and release.version in promoted:
+            get_run_logger().warning(
+                "release %s was rolled back from; %s stays live", release.version, champion.version
+            )
+            return champion.version
+    registry.promote(release, reason="passed the floor and the checks", now=datetime.now(UTC))
     return release.version
 
 
@@ -171,5 +184,5 @@ def retrain(workspace: str) -> dict[str, Any]:
     rows = publish_index(workspace, key)
     check_release(workspace, key, rows)
     version = promote(workspace, key)
-    logger.info("release %s is live with %d items", version, rows)
+    logger.info("release %s is live", version)
     return {"version": version, "rows": rows, "key": key, "data_revision": revision}

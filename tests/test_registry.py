@@ -1,0 +1,82 @@
+"""A release is registered once, promoted once, and a registry that does not answer is not an empty one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from cbir.errors import ReleaseError
+from cbir.registry import Registry, Release
+from flows.retrain import promote
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "params.yaml").write_text("release: {name: cbir}")
+    return Registry(tmp_path, name="cbir")
+
+
+def register(registry: Registry, folder: Path, *, rows: str) -> Release:
+    encoder = folder / "encoder"
+    encoder.mkdir(exist_ok=True)
+    (encoder / "encoder.json").write_text("{}")
+    return registry.register(
+        encoder=encoder,
+        fingerprint="f",
+        data_revision="d",
+        rows_revision=rows,
+        metrics={"label": {"hit@10": 0.5}},
+        files=[],
+        now=NOW,
+    )
+
+
+def test_the_same_release_is_registered_once_and_other_rows_are_another_release(
+    registry: Registry, tmp_path: Path
+) -> None:
+    first = register(registry, tmp_path, rows="a")
+    assert register(registry, tmp_path, rows="a") == first
+    other = register(registry, tmp_path, rows="b")
+    assert (first.table, other.table) == ("release_v1", "release_v2")
+
+
+def test_promoting_twice_writes_one_line_of_history(registry: Registry, tmp_path: Path) -> None:
+    release = register(registry, tmp_path, rows="a")
+    for _ in range(2):
+        registry.promote(release, reason="better", now=NOW)
+    assert registry.get_champion() == release
+    assert [(entry["version"], entry["why"]) for entry in registry.read_history()] == [("1", "better")]
+
+
+def test_a_release_that_was_rolled_back_from_is_not_promoted_again(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    logger = type("Logger", (), {"warning": lambda self, text, *values: said.append(text % values)})()
+    monkeypatch.setattr("flows.retrain.get_run_logger", lambda: logger)
+    old, new = (register(registry, tmp_path, rows=rows) for rows in "ab")
+    for release in (old, new, old):
+        registry.promote(release, reason="by hand", now=NOW)
+    assert promote.fn(str(tmp_path), new.key) == old.version
+    assert registry.get_champion() == old
+    assert said == ["release 2 was rolled back from; 1 stays live"]
+
+
+def test_no_release_and_no_registry_are_told_apart(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ReleaseError, match="No release is live"):
+        registry.get_champion()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    dead = Registry(tmp_path, name="cbir")
+    with pytest.raises(ReleaseError, match="does not answer"):
+        dead.get_champion()
+    with pytest.raises(MlflowException):
+        dead.find("key")
