@@ -6,11 +6,13 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cbir.errors import ImageError
 
 MAX_PIXELS = 100_000_000
+_GREY_TOPS = {False: (65_535.0,), True: (1.0, 255.0, 65_535.0)}  # integers; floats have no range of their own
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str = "white") -> Image.Image:
@@ -33,7 +35,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str =
         return _flatten(ImageOps.exif_transpose(image), background=background)
     except Image.DecompressionBombError:
         raise ImageError(f"the picture has more than {max_pixels:,} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("the file is not an image") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"the picture cannot be decoded: {error}") from None
@@ -41,14 +43,19 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str =
 
 def _flatten(image: Image.Image, *, background: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        high = image.getextrema()[1]
-        image = image.convert("F").point(lambda value: value * (255 / max(high, 255) if high <= 65535 else 0.0))
-        return image.convert("L").convert("RGB")
+        return _scale_grey(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, background)
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _scale_grey(image: Image.Image) -> Image.Image:
+    """Wider greys as 8 bits, by the range of their kind: two pictures of one kind stay comparable."""
+    grey = np.nan_to_num(np.asarray(image).astype(np.float64))
+    high = next((top for top in _GREY_TOPS[image.mode == "F"] if grey.max(initial=0) <= top), grey.max(initial=0))
+    return Image.fromarray(np.clip(np.rint(grey * (255 / high)), 0, 255).astype(np.uint8))
 
 
 def fit_square(image: Image.Image, *, size: int, background: str = "white") -> Image.Image:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cbir.records import (
     RAW_ITEMS,
     RAW_RELATIVE,
     RELATIVE_SCHEMA,
+    RawItem,
     read_jsonl,
     write_json,
     write_table,
@@ -45,7 +47,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     Raises:
         SourceError: there is no source, or no usable picture in any.
     """
-    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in read_jsonl(path)]
+    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in _read_list(path)]
     if not listed:
         raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
     partial = out.with_name(f".{out.name}.partial")
@@ -53,6 +55,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     partial.mkdir(parents=True)
     good, bad = _write_shards(listed, partial, params=params)
     if not good:
+        shutil.rmtree(partial)
         raise SourceError(f"None of {len(listed)} pictures can be used; the first: {bad[0]['reason']}.")
     write_table(partial / "quarantine.parquet", pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
     relative = [
@@ -67,6 +70,15 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
+
+
+def _read_list(path: Path) -> Iterator[Row]:
+    """The rows of one source, whole: a key that is left out has ``RawItem``'s default."""
+    try:
+        for row in read_jsonl(path):
+            yield asdict(RawItem(**row))
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{path} has a malformed line ({error}); import the source again.") from None
 
 
 def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestParams) -> tuple[set[str], list[Row]]:
@@ -113,6 +125,8 @@ def _read_row(folder: Path, item: Row, *, params: IngestParams) -> Row:
         image = decode_image(data, max_pixels=params.max_pixels, background=params.background)
     except FileNotFoundError:
         return _refuse(row, "the file is missing")
+    except OSError as error:
+        return _refuse(row, f"the file cannot be read: {error.strerror}")
     except ImageError as error:
         return _refuse(row, str(error))
     fitted = fit_square(image, size=params.image_size, background=params.background)

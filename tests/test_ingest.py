@@ -1,0 +1,96 @@
+"""Ingest counts every row: an item, or a line of the quarantine with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cbir.errors import SourceError
+from cbir.ingest import ingest
+from cbir.params import IngestParams
+from cbir.records import ITEM_SCHEMA, read_items
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw" / "s"
+    folder.mkdir(parents=True)
+    for n, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (40, 20), colour).save(folder / f"{n}.png")
+    return folder.parent
+
+
+def list_rows(raw: Path, *rows: dict[str, Any]) -> None:
+    (raw / "s" / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row(n: int, **other: Any) -> dict[str, Any]:
+    return {"id": f"s/{n}", "file_name": f"{n}.png"} | other
+
+
+def test_an_item_carries_its_hashes_and_the_text_as_written(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0, captions=[" a  red &amp; plain one "], attributes={"price": 3}))
+    ingest(raw, tmp_path / "out", params=IngestParams())
+    table = read_items(tmp_path / "out")
+    item = table.to_pylist()[0]
+    assert table.schema.equals(ITEM_SCHEMA)
+    assert item["sha256"] == hashlib.sha256((raw / "s" / "0.png").read_bytes()).hexdigest()
+    assert (item["captions"], item["original_captions"]) == (["a red & plain one"], [" a  red &amp; plain one "])
+    assert (item["width"], item["height"], len(item["phash"])) == (40, 20, 16)
+
+
+def test_bad_rows_are_quarantined_with_their_reason(raw: Path, tmp_path: Path) -> None:
+    (raw / "s" / "folder").mkdir()
+    (raw / "s" / "1.png").write_bytes((raw / "s" / "1.png").read_bytes()[:50])
+    list_rows(raw, row(0), row(1), row(0), row(3), {"id": "s/d", "file_name": "folder"}, row(2))
+    counts = ingest(raw, tmp_path / "out", params=IngestParams())
+    bad = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert counts == {"items": 2, "quarantined": 4, "relative": 0}
+    for line, reason in zip(bad, ("decoded", "already", "missing", "cannot be read"), strict=True):
+        assert reason in line["reason"]
+
+
+def test_only_relative_captions_with_both_ends_remain(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0), row(1))
+    pairs = [{"reference_id": "s/0", "caption": "greener", "target_id": f"s/{n}"} for n in (1, 9)]
+    (raw / "s" / "relative.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    ingest(raw, tmp_path / "out", params=IngestParams())
+    assert pq.read_table(tmp_path / "out" / "relative.parquet").to_pylist() == pairs[:1]
+
+
+def test_no_usable_picture_is_an_error_and_keeps_the_earlier_output(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0))
+    ingest(raw, tmp_path / "out", params=IngestParams())
+    list_rows(raw, row(7))
+    with pytest.raises(SourceError, match="missing"):
+        ingest(raw, tmp_path / "out", params=IngestParams())
+    assert read_items(tmp_path / "out").num_rows == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+@pytest.mark.parametrize("text", ["{nope", '{"id": "s/0"}', '{"id": "s/0", "file_name": "0.png", "colour": 1}'])
+def test_a_malformed_list_of_items_is_one_clear_error(raw: Path, tmp_path: Path, text: str) -> None:
+    (raw / "s" / "items.jsonl").write_text(text + "\n")
+    with pytest.raises(SourceError, match="malformed line"):
+        ingest(raw, tmp_path / "out", params=IngestParams())
+
+
+def test_shards_hold_no_more_rows_than_asked_in_the_order_listed(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(2), row(0), row(1))
+    ingest(raw, tmp_path / "out", params=IngestParams(shard_rows=2))
+    assert len(list((tmp_path / "out").glob("items-*.parquet"))) == 2
+    assert read_items(tmp_path / "out")["id"].to_pylist() == ["s/2", "s/0", "s/1"]
+
+
+def test_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0), row(1), row(2))
+    for name in ("one", "two"):
+        ingest(raw, tmp_path / name, params=IngestParams())
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
