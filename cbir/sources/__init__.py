@@ -16,7 +16,7 @@ from rich.progress import track
 
 from cbir.errors import SourceError
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, read_jsonl, write_jsonl
-from cbir.sources import folders, openmoji
+from cbir.sources import coco, folders, openmoji, webdataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def _fill(source: str, *, name: str, folder: Path) -> ImportReport:
     if source == "openmoji":
         found, relative = openmoji.read_items(), openmoji.read_relative()
     else:
-        found, relative = folders.read_items(Path(source), skipped=skipped), []
+        found, relative = _read_path(Path(source), skipped=skipped), []
     rows = dict(known)
     added = 0
     for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
@@ -83,6 +83,16 @@ def _fill(source: str, *, name: str, folder: Path) -> ImportReport:
     if relative:
         write_jsonl(folder / RAW_RELATIVE, _relate(relative, name=name, known=rows.keys()))
     return ImportReport(name=name, added=added, unchanged=len(rows) - added, skipped=skipped)
+
+
+def _read_path(source: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
+    """Metadata beats annotations, annotations beat shards, shards beat loose pictures."""
+    if not any((source / name).exists() for name in folders.METADATA):
+        if annotations := coco.find_annotations(source):
+            return coco.read_items(source, annotations, skipped=skipped)
+        if shards := webdataset.find_shards(source):
+            return webdataset.read_items(shards, skipped=skipped)
+    return folders.read_items(source, skipped=skipped)
 
 
 def _place(item: RawItem, data: bytes, *, name: str, folder: Path) -> RawItem:

@@ -20,6 +20,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = ("caption", "captions", "text")
 LABELS = ("label", "labels")
+TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
 
 
 def read_items(folder: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
@@ -40,12 +41,16 @@ def read_items(folder: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, b
 def _read_listed(folder: Path, metadata: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
     seen: set[str] = set()
     for row in _read_metadata(metadata):
+        if not isinstance(row, dict):
+            raise SourceError(f"{metadata} has a line that is no JSON object: {row!r:.60}.")
         name = row.pop("file_name", None)
         if not isinstance(name, str):
             raise SourceError(f"{metadata} has a row without file_name; add the column (a path below {folder}).")
         if not (folder / name).is_file():
             skipped.append(f"{name}: named in {metadata.name}, but not in the folder")
             continue
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise SourceError(f"{metadata} names {name!r}, outside {folder}; move the picture below the folder.")
         item = _build_item(name, row)
         if item.id in seen:
             raise SourceError(f"{metadata} names the id {item.id!r} twice; make ids unique, or leave the column out.")
@@ -59,20 +64,26 @@ def _read_metadata(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
     except (ValueError, OSError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from None
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in record.items()} for record in records]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Ids such as 007 and captions such as "None" stay text; only an empty cell is missing."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
 
 
 def _build_item(name: str, row: dict[str, Any]) -> RawItem:
     row = {str(key): value for key, value in row.items() if value is not None}
     captions = [text for key in CAPTIONS for text in _as_list(row.pop(key, None))]
     labels = [label for key in LABELS for label in _as_list(row.pop(key, None))]
-    split = {"val": "validation", "valid": "validation"}.get(row.get("split", ""), row.get("split"))
-    if split in SPLITS:
+    split = _read_split(row.get("split"))
+    if split:
         row.pop("split")
     return RawItem(
         id=str(row.pop("id", Path(name).with_suffix("").as_posix())),
@@ -80,9 +91,14 @@ def _build_item(name: str, row: dict[str, Any]) -> RawItem:
         captions=captions,
         labels=labels,
         group=str(row.pop("group")) if "group" in row else None,
-        split=split if split in SPLITS else None,
+        split=split,
         attributes=row,
     )
+
+
+def _read_split(value: Any) -> str | None:
+    name = {"val": "validation", "valid": "validation"}.get(value, value) if isinstance(value, str) else None
+    return name if name in SPLITS else None
 
 
 def _as_list(value: Any) -> list[str]:

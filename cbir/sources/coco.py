@@ -1,0 +1,132 @@
+"""How COCO-style JSON (captions and instances, or a Karpathy split) with its pictures becomes items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cbir.errors import SourceError
+from cbir.records import RawItem
+
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
+Entry = dict[str, Any]
+
+
+def find_annotations(folder: Path) -> list[Path]:
+    """The COCO or Karpathy JSON files in ``folder`` or its ``annotations``, by what they hold."""
+    paths = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+    return [path for path in paths if _looks_right(path)]
+
+
+def read_items(folder: Path, annotations: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
+    """Items and file bytes; a picture that is named but not there is named in ``skipped``.
+
+    Raises:
+        SourceError: a file is malformed, or none of the pictures is there.
+    """
+    pictures = _list_pictures(folder)
+    found = False
+    for item in _gather(annotations):
+        path = _find_picture(folder, item.file_name, pictures)
+        if path is None:
+            skipped.append(f"{item.file_name}: named in the annotations, but not in the folder, or there twice")
+            continue
+        found = True
+        yield item, path.read_bytes()
+    if not found:
+        raise SourceError(f"None of the pictures that the annotations name is below {folder}; put them there.")
+
+
+def _looks_right(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return b'"images"' in head or b'"annotations"' in head
+
+
+def _load(path: Path) -> Entry:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise SourceError(f"{path} has no list of images; give COCO captions/instances or Karpathy JSON.")
+    return document
+
+
+def _gather(paths: list[Path]) -> list[RawItem]:
+    items: dict[str, RawItem] = {}
+    for path in paths:
+        document = _load(path)
+        try:
+            for item in _read_karpathy(document) if _is_karpathy(document) else _read_coco(document):
+                items[item.id] = _merge(items[item.id], item) if item.id in items else item
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SourceError(f"{path} is not COCO or Karpathy JSON: {error!r} is missing or malformed.") from None
+    return list(items.values())
+
+
+def _is_karpathy(document: Entry) -> bool:
+    return any("sentences" in image for image in document["images"][:1])
+
+
+def _read_karpathy(document: Entry) -> Iterator[RawItem]:
+    for image in document["images"]:
+        file_name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
+        yield RawItem(
+            id=Path(file_name).with_suffix("").as_posix(),
+            file_name=file_name,
+            captions=[sentence["raw"] for sentence in image["sentences"]],
+            split=KARPATHY_SPLITS.get(image.get("split", "")),
+        )
+
+
+def _read_coco(document: Entry) -> Iterator[RawItem]:
+    names = {category["id"]: category for category in document.get("categories", [])}
+    captions: dict[Any, list[str]] = {}
+    labels: dict[Any, set[str]] = {}
+    for annotation in document.get("annotations", []):
+        image = annotation["image_id"]
+        if "caption" in annotation:
+            captions.setdefault(image, []).append(annotation["caption"])
+        if "category_id" in annotation:
+            labels.setdefault(image, set()).add(_label(names[annotation["category_id"]]))
+    for image in document["images"]:
+        yield RawItem(
+            id=Path(image["file_name"]).with_suffix("").as_posix(),
+            file_name=image["file_name"],
+            captions=captions.get(image["id"], []),
+            labels=sorted(labels.get(image["id"], ())),
+        )
+
+
+def _label(category: Entry) -> str:
+    return "/".join(part for part in (category.get("supercategory"), category["name"]) if part)
+
+
+def _merge(one: RawItem, other: RawItem) -> RawItem:
+    return RawItem(
+        id=one.id,
+        file_name=one.file_name,
+        captions=list(dict.fromkeys([*one.captions, *other.captions])),
+        labels=sorted({*one.labels, *other.labels}),
+        split=one.split or other.split,
+    )
+
+
+def _list_pictures(folder: Path) -> dict[str, Path | None]:
+    """Files by their bare name; None where two folders hold the name, for then it says too little."""
+    pictures: dict[str, Path | None] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() != ".json" and path.is_file():
+            pictures[path.name] = None if path.name in pictures else path
+    return pictures
+
+
+def _find_picture(folder: Path, file_name: str, pictures: dict[str, Path | None]) -> Path | None:
+    """As named if that is below the folder, else by its bare name: the files say nothing of the folders."""
+    named = folder / file_name
+    if named.is_file() and named.resolve().is_relative_to(folder.resolve()):
+        return named
+    return pictures.get(Path(file_name).name)
