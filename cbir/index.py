@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 
-import lancedb
 from cbir.errors import IndexError_, QueryError
 from cbir.images import decode_png
 from cbir.records import read_items, read_table
