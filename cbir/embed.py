@@ -54,7 +54,8 @@ def main() -> None:
     try:
         print(f"{embed(ingested, encoder, out)} vectors")
     except CbirError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ def main() -> None:
         params = load_section(Path("params.yaml"), "evaluate", EvaluateParams)
         evaluate(ingested, split, encoder, embedded=embedded, out=out, metrics=metrics, params=params)
     except CbirError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

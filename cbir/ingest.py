@@ -149,7 +149,8 @@ def main() -> None:
     try:
         counts = ingest(raw, out, params=load_section(Path("params.yaml"), "ingest", IngestParams))
     except CbirError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(json.dumps(counts))
 
 

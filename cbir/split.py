@@ -28,19 +28,24 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
 
     Items that share a group, a file hash or a near-equal perceptual hash are one cluster and stay together.
     Clusters go, largest first, where their labels are most short of their share (after Sechidis et al. 2011,
-    iterative stratification). A split that came with the data is kept.
+    iterative stratification). A split that came with the data is kept, and its cluster takes it; clusters whose
+    given splits differ are counted as ``leaking_clusters``.
 
     Raises:
         SplitError: there are too few clusters for a test set.
     """
     items = read_items(ingested, columns=["id", "group", "sha256", "phash", "labels", "given_split"]).to_pydict()
+    given = items["given_split"]
+    if not given:
+        raise SplitError("There are no items to split; import a source first.")
+    if params.validation + params.test >= 1:
+        raise SplitError("split.validation and split.test leave nothing for training; lower them in params.yaml.")
+    if unknown := {name for name in given if name} - set(SPLITS):
+        raise SplitError(f"The data names the splits {sorted(unknown)}; use {', '.join(SPLITS)}.")
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
-    given = np.array([name or "" for name in items["given_split"]])
-    if (given != "").all():
-        where_N = given
-    else:
-        where_N = assign_clusters(cluster_N, items["labels"], params=params)
-        where_N[given != ""] = given[given != ""]
+    fixed, leaking = _fix_clusters(cluster_N, given)
+    where_N = assign_clusters(cluster_N, items["labels"], params=params, fixed=fixed)
+    where_N = np.array([name or where for name, where in zip(given, where_N, strict=True)])
     counts = {name: int((where_N == name).sum()) for name in SPLITS}
     if counts["test"] == 0 or counts["train"] == 0:
         raise SplitError(f"{len(where_N)} items give the splits {counts}; import more, or raise split.test.")
@@ -49,7 +54,8 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
     shutil.rmtree(partial, ignore_errors=True)
     write_table(partial / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
     largest = int(np.bincount(cluster_N).max())
-    write_json(partial / "split.json", counts | {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest})
+    figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
+    write_json(partial / "split.json", counts | figures)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -91,8 +97,23 @@ def _connect(edges: list[tuple[int, int]], count: int) -> np.ndarray:
     return np.unique(np.unique(label_N, return_index=True)[1][label_N], return_inverse=True)[1]
 
 
-def assign_clusters(cluster_N: np.ndarray, labels: list[list[str]], *, params: SplitParams) -> np.ndarray:
-    """Split name of each item, str (N,): whole clusters, balanced over labels, decided by ``params.seed``."""
+def _fix_clusters(cluster_N: np.ndarray, given: list[str | None]) -> tuple[dict[int, str], int]:
+    votes: dict[int, Counter[str]] = {}
+    for cluster, name in zip(cluster_N, given, strict=True):
+        if name:
+            votes.setdefault(int(cluster), Counter())[name] += 1
+    fixed = {cluster: count.most_common(1)[0][0] for cluster, count in votes.items()}
+    return fixed, sum(len(count) > 1 for count in votes.values())
+
+
+def assign_clusters(
+    cluster_N: np.ndarray, labels: list[list[str]], *, params: SplitParams, fixed: dict[int, str] | None = None
+) -> np.ndarray:
+    """Split name of each item, str (N,): whole clusters, balanced over labels, decided by ``params.seed``.
+
+    Clusters in ``fixed`` go first, each to the split it names.
+    """
+    fixed = fixed or {}
     share = {"train": 1 - params.validation - params.test, "validation": params.validation, "test": params.test}
     totals = Counter(label for row in labels for label in (row or [""]))
     want = {name: {label: n * part for label, n in totals.items()} for name, part in share.items()}
@@ -102,11 +123,11 @@ def assign_clusters(cluster_N: np.ndarray, labels: list[list[str]], *, params: S
         members.setdefault(int(cluster), []).append(n)
     order = np.random.default_rng(params.seed).permutation(sorted(members))
     where_N = np.empty(len(cluster_N), dtype="<U10")
-    for cluster in sorted(order, key=lambda c: -len(members[c])):
+    for cluster in sorted(order, key=lambda c: (c not in fixed, -len(members[c]))):
         rows = members[cluster]
         count = Counter(label for n in rows for label in (labels[n] or [""]))
         allowed = [name for name in SPLITS if share[name] > 0]
-        name = max(
+        name = fixed.get(int(cluster)) or max(
             allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()) / share[s], room[s] / share[s])
         )
         where_N[rows] = name
@@ -122,7 +143,8 @@ def main() -> None:
     try:
         counts = split_items(ingested, out, params=load_section(Path("params.yaml"), "split", SplitParams))
     except CbirError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(counts)
 
 

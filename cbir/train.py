@@ -259,7 +259,8 @@ def main() -> None:
     try:
         train(ingested, split, out, params=load_section(Path("params.yaml"), "train", TrainParams))
     except CbirError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

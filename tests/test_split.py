@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbir.errors import SplitError
 from cbir.params import SplitParams
-from cbir.split import assign_clusters, cluster_items
+from cbir.records import ITEM_SCHEMA, read_table, write_table
+from cbir.split import assign_clusters, cluster_items, split_items
 
 hexes = st.integers(0, 2**64 - 1).map(lambda n: f"{n:016x}")
 catalogues = st.lists(
@@ -46,3 +53,57 @@ def test_the_same_seed_gives_the_same_split() -> None:
     labels = [[str(n % 5)] for n in range(100)]
     first, second = (assign_clusters(np.arange(100), labels, params=SplitParams(seed=3)) for _ in range(2))
     assert (first == second).all()
+
+
+def write_items(folder: Path, rows: list[tuple[str, str | None]]) -> None:
+    items = [
+        {
+            "id": str(n),
+            "group": group,
+            "given_split": given_split,
+            "sha256": f"{n:064x}",
+            "phash": f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}",
+            "labels": [],
+        }
+        for n, (group, given_split) in enumerate(rows)
+    ]
+    write_table(folder / "items-00000.parquet", pa.Table.from_pylist(items, schema=ITEM_SCHEMA))
+
+
+def test_an_item_without_a_split_follows_its_cluster_to_the_given_one(tmp_path: Path) -> None:
+    rows: list[tuple[str, str | None]] = []
+    for n in range(60):
+        rows += [(f"g{n}", "test" if n < 30 else None), (f"g{n}", None)]
+    write_items(tmp_path / "in", rows)
+    split_items(tmp_path / "in", tmp_path / "out", params=SplitParams(phash_distance=0))
+    where = read_table(tmp_path / "out" / "split.parquet", made_by="split")["split"].to_pylist()
+    assert where[:60] == ["test"] * 60
+    assert all(where[n] == where[n + 1] for n in range(0, 120, 2))
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["leaking_clusters"] == 0
+
+
+def test_given_splits_that_divide_a_cluster_are_kept_and_counted(tmp_path: Path) -> None:
+    rows: list[tuple[str, str | None]] = [("a", "train"), ("a", "test"), *((f"g{n}", None) for n in range(40))]
+    write_items(tmp_path / "in", rows)
+    split_items(tmp_path / "in", tmp_path / "out", params=SplitParams(phash_distance=0))
+    where = read_table(tmp_path / "out" / "split.parquet", made_by="split")["split"].to_pylist()
+    assert where[:2] == ["train", "test"]
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["leaking_clusters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "params", "remedy"),
+    [
+        ([("a", "val")], SplitParams(), "use train, validation, test"),
+        ([], SplitParams(), "import a source"),
+        ([("a", None)], SplitParams(validation=0.5, test=0.5), "lower them"),
+    ],
+    ids=["unknown split", "no items", "nothing to train on"],
+)
+def test_a_split_that_cannot_be_names_the_remedy(
+    rows: list[tuple[str, str | None]], params: SplitParams, remedy: str, tmp_path: Path
+) -> None:
+    write_items(tmp_path / "in", rows)
+    with pytest.raises(SplitError, match=remedy):
+        split_items(tmp_path / "in", tmp_path / "out", params=params)
+    assert not (tmp_path / "out").exists()

@@ -104,3 +104,22 @@ def test_a_suite_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) 
     ingested = write_ingested(tmp_path / "in", GOOD)
     with pytest.raises(ValidationError, match=r"items\.json is not"):
         validate(ingested, tmp_path, tmp_path / "out", suite="items")
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        [],
+        {},
+        [{"type": "expect_column_values_to_be_unique"}],
+        [{"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}, "meta": {"severity": "eror"}}],
+        [{"type": "expect_column_values_to_be_unique", "kwargs": {"colum": "id"}}],
+    ],
+    ids=["empty list", "object", "no kwargs", "mistyped severity", "mistyped argument"],
+)
+def test_a_malformed_suite_never_passes(suite: Any, tmp_path: Path) -> None:
+    ingested = write_ingested(tmp_path / "in", [item(n) for n in range(20)])
+    (tmp_path / "s.json").write_text(json.dumps(suite))
+    with pytest.raises(ValidationError):
+        validate(ingested, tmp_path, tmp_path / "out", suite="s")
+    assert not (tmp_path / "out").exists()
