@@ -1,4 +1,4 @@
-"""Which items train, validate and test; near duplicates and variants never straddle.
+"""Which items train, validate and test; groups and equal pictures never straddle, near ones do only in long chains.
 
 Shapes: N items, C clusters, L labels.
 """
