@@ -42,10 +42,6 @@ def find_workspace() -> Path:
     raise WorkspaceError(f"No dvc.yaml in {here} or above; run inside a cbir-ops workspace.")
 
 
-def _prepare_flows(workspace: Path) -> None:
-    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
-
-
 @data.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
@@ -106,12 +102,12 @@ def demo() -> None:
     report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
     typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
     summary = _run_retrain(workspace)
-    typer.echo(f"Release {summary['version']} is live with {summary['rows']} items.\n")
+    typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
     typer.echo(show_release(workspace))
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
-    _prepare_flows(workspace)
+    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
     from flows.retrain import retrain as flow
 
     return flow(str(workspace))

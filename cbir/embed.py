@@ -15,7 +15,6 @@ from cbir.errors import CbirError
 from cbir.features import load_features, select_rows
 from cbir.records import read_items, write_json, write_table
 
-CACHE = Path(".cbir/features")
 BATCH = 256
 
 
@@ -30,7 +29,7 @@ def embed(ingested: Path, encoder: Path, out: Path) -> int:
     """
     loaded = Encoder.load(encoder)
     items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
-    features = load_features(items, towers_folder=encoder, cache=CACHE)
+    features = load_features(items, towers_folder=encoder)
     blocks = [
         loaded.fuse(select_rows(features, np.arange(start, min(start + BATCH, items.num_rows))))
         for start in range(0, items.num_rows, BATCH)

@@ -12,6 +12,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── SplitError         the items cannot be split as asked
     ├── TowerError         a tower's weights cannot be had or do not fit
     ├── TrainingError      training cannot start or diverged
+    ├── StageError         a DVC command that a flow ran failed
     ├── ReleaseError       no release is live, or the one asked for cannot be loaded
     ├── IndexError_        an index table is missing, stale or does not match its encoder
     └── QueryError         a query is empty or its filter is not valid
@@ -54,6 +55,10 @@ class TowerError(CbirError):
 
 class TrainingError(CbirError):
     """Training cannot start, or its loss is no longer finite."""
+
+
+class StageError(CbirError):
+    """A DVC command failed; its last lines say why."""
 
 
 class ReleaseError(CbirError):

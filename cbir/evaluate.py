@@ -21,16 +21,17 @@ from cbir.errors import CbirError, SplitError
 from cbir.features import keep_modalities, load_features, select_rows
 from cbir.metrics import (
     average_precision,
+    encode_labels,
     hit_at_k,
     precision_at_k,
     precision_recall_curve,
     recall_at_k,
+    share_labels,
     sort_relevance,
 )
 from cbir.params import EvaluateParams, load_section
-from cbir.records import read_items, read_table, write_json, write_table
+from cbir.records import read_items, read_relative, read_table, write_json, write_table
 
-CACHE = Path(".cbir/features")
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Metrics = dict[str, Any]
 
@@ -47,7 +48,7 @@ def evaluate(
     read_table(embedded / "embeddings.parquet", made_by="embed")
     loaded = Encoder.load(encoder)
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
-    features = load_features(items, towers_folder=encoder, cache=CACHE)
+    features = load_features(items, towers_folder=encoder)
     where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")["split"]
     test = np.flatnonzero(where.loc[items["id"].to_pylist()].to_numpy() == "test")
     if len(test) < 2:
@@ -57,8 +58,10 @@ def evaluate(
     scorer = _Scorer(ids, ks=params.k)
     vectors = _embed_views(loaded, tested) | _pool_towers(tested)
     _score_cross_modal(scorer, vectors, tested)
-    _score_labels(scorer, vectors, tested, relevant_NN=_share_labels(items["labels"].take(test).to_pylist()))
-    _score_relative(scorer, loaded, tested, vectors, pairs=_read_pairs(ingested, ids))
+    _score_labels(
+        scorer, vectors, tested, relevant_NN=share_labels(encode_labels(items["labels"].take(test).to_pylist()))
+    )
+    _score_relative(scorer, loaded, tested, vectors, pairs=read_relative(ingested, ids))
     scorer.summary["counts"] = {"test_items": len(test), "items": items.num_rows}
     _write(scorer, out=out, metrics=metrics)
     return scorer.summary
@@ -74,9 +77,7 @@ class _Scorer:
         self.per_query: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
 
-    def add(
-        self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: Sequence[int]
-    ) -> None:
+    def add(self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: np.ndarray) -> None:
         """Score one system on the queries that have something relevant."""
         asked = relevant_QN.any(axis=1)
         if not asked.any():
@@ -90,7 +91,7 @@ class _Scorer:
             row[f"recall@{k}"] = float(recall_at_k(ranked_QN, k=k, total_Q=total_Q).mean())
             row[f"precision@{k}"] = float(precision_at_k(ranked_QN, k=k).mean())
         self.summary.setdefault(task, {})[system] = row
-        for n, ap in zip(np.asarray(query)[asked], ap_Q, strict=True):
+        for n, ap in zip(query[asked], ap_Q, strict=True):
             self.per_query.append({"task": task, "system": system, "query": self.ids[n], "average_precision": ap})
         for level, precision in zip(*precision_recall_curve(ranked_QN), strict=True):
             self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
@@ -135,24 +136,6 @@ def _score_labels(
         scorer.add("label", system, score_QN=score_NN, relevant_QN=relevant_NN, query=everyone)
 
 
-def _share_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
-    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
-    label_NL = np.zeros((len(labels), max(len(names), 1)), np.float32)
-    for n, row in enumerate(labels):
-        label_NL[n, [names[name] for name in row]] = 1
-    return (label_NL @ label_NL.T > 0) & ~np.eye(len(labels), dtype=bool)
-
-
-def _read_pairs(ingested: Path, ids: Sequence[str]) -> list[tuple[int, str, int]]:
-    row = {id_: n for n, id_ in enumerate(ids)}
-    pairs = read_table(ingested / "relative.parquet", made_by="ingest").to_pylist()
-    return [
-        (row[p["reference_id"]], p["caption"], row[p["target_id"]])
-        for p in pairs
-        if p["reference_id"] in row and p["target_id"] in row
-    ]
-
-
 def _score_relative(
     scorer: _Scorer,
     encoder: Encoder,
@@ -161,7 +144,10 @@ def _score_relative(
     *,
     pairs: list[tuple[int, str, int]],
 ) -> None:
-    """This picture, but ...: the target picture is relevant, the reference itself is left out of the gallery."""
+    """This picture, but ...: the target is relevant, the reference itself is left out of the gallery.
+
+    ``relative`` searches pictures alone; ``relative_indexed`` searches items as the index holds them.
+    """
     if not pairs:
         return
     reference, target = np.array([p[0] for p in pairs]), np.array([p[2] for p in pairs])
@@ -173,10 +159,11 @@ def _score_relative(
     relevant_QN[np.arange(len(pairs)), target] = True
     views = _embed_views(encoder, asked)
     views["fused_sum"] = _normalise(views["fused_image"] + views["fused_text"])
-    for system, vector_QD in views.items():
-        score_QN = vector_QD @ vectors["fused_image"].T
-        score_QN[np.arange(len(pairs)), reference] = -np.inf
-        scorer.add("relative", system, score_QN=score_QN, relevant_QN=relevant_QN, query=reference)
+    for task, gallery in (("relative", "fused_image"), ("relative_indexed", "fused_both")):
+        for system, vector_QD in views.items():
+            score_QN = vector_QD @ vectors[gallery].T
+            score_QN[np.arange(len(pairs)), reference] = -np.inf
+            scorer.add(task, system, score_QN=score_QN, relevant_QN=relevant_QN, query=reference)
 
 
 def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:

@@ -1,7 +1,7 @@
 """How the outputs of the frozen towers are computed once and kept, by content.
 
-One file a shard of items under the cache folder, its name a hash of the towers, the pictures and the texts:
-what is there is never computed again, and what changed never matches.
+One file a block of items under the cache folder, its name a hash of the towers, the pictures and the texts: a
+block that is there is not computed again. An item that comes or goes shifts the blocks behind it, which then are.
 
 Shapes: N items, G grid cells, V visual width, T text tokens, W text width.
 """
@@ -24,9 +24,10 @@ from cbir.images import decode_png
 from cbir.towers import GRID_CELLS, TEXT_ONNX, TEXT_WIDTH, TOKENIZER, VISUAL_ONNX, VISUAL_WIDTH, Towers, hash_files
 
 BATCH = 32
+CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the workspace
 
 
-def load_features(items: pa.Table, *, towers_folder: Path, cache: Path, block_rows: int = 500) -> Features:
+def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = 500) -> Features:
     """Tower outputs of every row of ``items`` (columns image, sha256, captions), from ``cache`` or computed.
 
     An item's text is its first caption. Grid and tokens come back as float16.

@@ -75,7 +75,7 @@ class Fusion(nn.Module):
         return found.transpose(1, 2).flatten(1)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return states.reshape(*states.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def _zero_linear(width_in: int, width_out: int) -> nn.Linear:

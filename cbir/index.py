@@ -35,11 +35,6 @@ class Hit:
     thumbnail: bytes
 
 
-def name_table(version: str) -> str:
-    """The table of a release: a function of the model version, so that the two cannot disagree."""
-    return f"release_v{version}"
-
-
 def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
     """Write the vectors and rows of a release as ``table``; a table of that name is never overwritten.
 
@@ -93,7 +88,9 @@ def _build_rows(ingested: Path, embedded: Path) -> pa.Table:
     for name in sorted({key for row in attributes for key in row} - set(columns)):
         values = [row.get(name) for row in attributes]
         kinds = {type(value) for value in values if value is not None}
-        if len(kinds) == 1 and kinds <= set(SCALARS):
+        if kinds == {int, float}:
+            columns[name] = pa.array(values, pa.float64(), from_pandas=True)
+        elif len(kinds) == 1 and kinds <= set(SCALARS):
             columns[name] = pa.array(values)
     return pa.table(columns)
 

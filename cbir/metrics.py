@@ -5,7 +5,23 @@ Shapes: Q queries, N items. Relevance comes in rank order: column 0 is what was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def encode_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    """Labels of each item as float32 (N, L), 1 where it has the label; one empty column if there are none."""
+    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
+    label_NL = np.zeros((len(labels), max(len(names), 1)), np.float32)
+    for n, row in enumerate(labels):
+        label_NL[n, [names[name] for name in row]] = 1
+    return label_NL
+
+
+def share_labels(label_NL: np.ndarray) -> np.ndarray:
+    """Which other items share a label with each item, bool (N, N); no item with itself."""
+    return (label_NL @ label_NL.T > 0) & ~np.eye(len(label_NL), dtype=bool)
 
 
 def sort_relevance(score_QN: np.ndarray, relevant_QN: np.ndarray) -> np.ndarray:
@@ -16,7 +32,7 @@ def sort_relevance(score_QN: np.ndarray, relevant_QN: np.ndarray) -> np.ndarray:
 
 def hit_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:
     """Per query, 1.0 where anything relevant is among the first ``k``."""
-    return ranked_QN[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(ranked_QN[:, :k].any(axis=1).astype(np.float64))
 
 
 def precision_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:

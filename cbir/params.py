@@ -92,7 +92,7 @@ def load_section(path: Path, name: str, section: type[S]) -> S:
 
 
 def _explain(error: PydanticError, name: str, section: type) -> str:
-    known = [f.name for f in fields(section)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(section)]
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,16 @@ def read_items(ingested: Path, *, columns: list[str] | None = None) -> pa.Table:
     if not shards:
         raise WorkspaceError(f"{ingested} holds no item shards; run `dvc repro ingest` first.")
     return pa.concat_tables(pq.read_table(shard, columns=columns) for shard in shards)
+
+
+def read_relative(ingested: Path, ids: Sequence[str]) -> list[tuple[int, str, int]]:
+    """Relative captions with both ends among ``ids``, as (row of the reference, words, row of the target)."""
+    row = {id_: n for n, id_ in enumerate(ids)}
+    return [
+        (row[pair["reference_id"]], pair["caption"], row[pair["target_id"]])
+        for pair in read_table(ingested / "relative.parquet", made_by="ingest").to_pylist()
+        if pair["reference_id"] in row and pair["target_id"] in row
+    ]
 
 
 def read_table(path: Path, *, made_by: str) -> pa.Table:

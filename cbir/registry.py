@@ -32,9 +32,13 @@ class Release:
     version: str
     key: str
     fingerprint: str
-    table: str
     data_revision: str
     encoder_uri: str
+
+    @property
+    def table(self) -> str:
+        """The index table: a function of the version, so that model and vectors cannot disagree."""
+        return f"release_v{self.version}"
 
 
 class Registry:
@@ -93,30 +97,31 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{self.name}' and tags.release_key = '{key}'")
         return _read_release(found[0]) if found else None
 
+    def find_champion(self) -> Release | None:
+        """The release that is live, or None.
+
+        Raises:
+            ReleaseError: the registry cannot be reached; that is not a "none".
+        """
+        try:
+            return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise ReleaseError(
+                f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI."
+            ) from None
+
     def get_champion(self) -> Release:
         """The release that is live.
 
         Raises:
             ReleaseError: none is, or the registry cannot be reached.
         """
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                raise ReleaseError(NO_RELEASE) from None
-            raise ReleaseError(
-                f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI."
-            ) from None
-
-    def has_champion(self) -> bool:
-        """Whether any release is live; an unreachable registry raises, it is not a "no"."""
-        try:
-            self._client.get_model_version_by_alias(self.name, CHAMPION)
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return False
-            raise
-        return True
+        champion = self.find_champion()
+        if champion is None:
+            raise ReleaseError(NO_RELEASE)
+        return champion
 
     def promote(self, release: Release, *, reason: str, now: datetime) -> None:
         """Make ``release`` the champion by one alias move, the only live pointer, then append to the history.
@@ -182,7 +187,6 @@ def _read_release(version: Any) -> Release:
         version=str(version.version),
         key=version.tags["release_key"],
         fingerprint=version.tags["fingerprint"],
-        table=f"release_v{version.version}",
         data_revision=version.tags["data_revision"],
         encoder_uri=version.source,
     )

@@ -55,6 +55,11 @@ class Searcher:
         index = Index.open(uri=locate_index(workspace), table=release.table)
         return cls(release=release, encoder=encoder, index=index)
 
+    @property
+    def rows(self) -> int:
+        """How many items are searched."""
+        return self._index.rows
+
     def query(self, *, text: str | None, image: Path | None, k: int, where: str | None = None) -> list[Hit]:
         """The ``k`` best hits for words, a picture, or both.
 

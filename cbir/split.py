@@ -55,7 +55,9 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
     write_table(partial / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
     largest = int(np.bincount(cluster_N).max())
     figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
-    write_json(partial / "split.json", counts | figures)
+    phash_N = np.array([int(text, 16) for text in items["phash"]], dtype=np.uint64)
+    near = count_near(phash_N[where_N == "test"], phash_N[where_N == "train"], distance=params.phash_distance)
+    write_json(partial / "split.json", counts | figures | {"test_items_near_training": near})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
@@ -74,6 +76,11 @@ def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, d
     chained = np.bincount(near_N)[near_N] > max(CHAIN_LIMIT, int(np.bincount(hard_N).max()))
     kept = [(a, b) for a, b in near if not chained[a]]
     return _connect(hard + kept, len(groups))
+
+
+def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int) -> int:
+    """How many test items have a training item within ``distance`` bits of their perceptual hash (uint64)."""
+    return sum(int((np.bitwise_count(train_phash ^ phash) <= distance).any()) for phash in test_phash)
 
 
 def _edges_of_equals(keys: list[str]) -> list[tuple[int, int]]:

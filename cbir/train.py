@@ -23,14 +23,13 @@ from cbir.errors import CbirError, TrainingError
 from cbir.features import first_captions, keep_modalities, load_features, select_rows
 from cbir.fusion import Fusion, set_projection
 from cbir.losses import info_nce, supervised_contrastive
-from cbir.metrics import average_precision, hit_at_k, sort_relevance
+from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.params import TrainParams, load_section
-from cbir.records import read_items, read_table, write_json
+from cbir.records import read_items, read_relative, read_table, write_json
 from cbir.towers import GRID_CELLS, TEXT_WIDTH, VISUAL_WIDTH, Towers, export_default_towers
 
 LEAST_ITEMS = 16
 CHECK_EVERY = 5
-CACHE = Path(".cbir/features")
 
 
 def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> None:
@@ -48,8 +47,10 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     export_default_towers(partial)
-    features = load_features(items, towers_folder=partial, cache=CACHE)
-    data = _TrainingData(items, features, relative=_read_relative(ingested, items), towers=Towers(partial))
+    features = load_features(items, towers_folder=partial)
+    data = _TrainingData(
+        items, features, relative=read_relative(ingested, items["id"].to_pylist()), towers=Towers(partial)
+    )
     rows = {name: np.flatnonzero(where == name) for name in ("train", "validation")}
     if len(rows["train"]) < LEAST_ITEMS:
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
@@ -71,7 +72,7 @@ class _TrainingData:
         self.features = features
         self.relative = relative
         self.towers = towers
-        self.label_NL = _encode_labels(items["labels"].to_pylist())
+        self.label_NL = encode_labels(items["labels"].to_pylist())
         self.caption_N = np.unique(
             [text or f"\0{i}" for i, text in enumerate(first_captions(items))], return_inverse=True
         )[1]
@@ -79,27 +80,11 @@ class _TrainingData:
 
 
 def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, np.ndarray]:
-    """Items and the split of each; test items too, since their features are needed later and cached by row."""
+    """Items and the split of each. Test items too: towers see them here for the cache, training never does."""
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
     table = read_table(split / "split.parquet", made_by="split")
     where = dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
     return items, np.array([where[i] for i in items["id"].to_pylist()])
-
-
-def _read_relative(ingested: Path, items: pa.Table) -> list[tuple[int, str, int]]:
-    row = {id_: n for n, id_ in enumerate(items["id"].to_pylist())}
-    return [
-        (row[r["reference_id"]], r["caption"], row[r["target_id"]])
-        for r in read_table(ingested / "relative.parquet", made_by="ingest").to_pylist()
-    ]
-
-
-def _encode_labels(labels: list[list[str]]) -> np.ndarray:
-    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
-    label_NL = np.zeros((len(labels), max(len(names), 1)), bool)
-    for n, row in enumerate(labels):
-        label_NL[n, [names[name] for name in row]] = True
-    return label_NL
 
 
 def _start_fusion(features: Features, rows: np.ndarray, *, params: TrainParams) -> tuple[Fusion, FusionConfig]:
@@ -154,7 +139,7 @@ def _fit(
                         f"The loss of epoch {epoch} is not finite (batch {named}, ...); lower train.learning_rate."
                     )
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(fusion.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
@@ -186,7 +171,7 @@ def _compute_loss(fusion: Fusion, data: _TrainingData, *, batch: np.ndarray, par
         if len(both) > 1:
             pairs = same_BB[both][:, both]
             loss = loss + info_nce(views[a][both], views[b][both], same_BB=pairs, temperature=params.temperature) / 3
-    label_BL = data.label_NL[batch].astype(np.float32)
+    label_BL = data.label_NL[batch]
     positive_BB = torch.from_numpy(label_BL @ label_BL.T > 0)
     kept = torch.from_numpy(np.concatenate(there))
     vector = torch.cat(views)[kept]
@@ -241,10 +226,10 @@ def _check(fusion: Fusion, data: _TrainingData, *, rows: np.ndarray) -> dict[str
         )
     asked = features.has_text_B
     hit = hit_at_k(sort_relevance(text[asked] @ image.T, np.eye(len(rows), dtype=bool)[asked]), k=10).mean()
-    label = data.label_NL[rows].astype(np.float32)
-    relevant = (label @ label.T > 0) & ~np.eye(len(rows), dtype=bool)
+    relevant = share_labels(data.label_NL[rows])
     some = relevant.any(1)
-    score = both @ both.T - 9.0 * np.eye(len(rows), dtype=np.float32)
+    score = both @ both.T
+    np.fill_diagonal(score, -np.inf)
     mean_ap = (
         average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1)).mean()
         if some.any()

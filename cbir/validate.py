@@ -12,6 +12,7 @@ from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from cbir.errors import CbirError, ValidationError
 from cbir.params import ValidateParams, load_section
@@ -78,7 +79,7 @@ def _read_suite(path: Path) -> list[dict[str, Any]]:
 
 def _run(frame: pd.DataFrame, expectations: list[dict[str, Any]], *, name: str) -> list[Any]:
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     try:
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
     except ValueError as error:  # pydantic's, for kwargs that an expectation does not have

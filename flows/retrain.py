@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from prefect import flow, get_run_logger, task
 
-from cbir.errors import CbirError, IndexError_, ReleaseError, WorkspaceError
+from cbir.errors import IndexError_, ReleaseError, StageError, WorkspaceError
 from cbir.index import publish_table
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release, flatten_metrics
@@ -23,10 +23,6 @@ from cbir.search import Searcher, locate_index
 STAGES = ("ingest", "validate", "split", "train", "embed", "evaluate")
 LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true"}
-
-
-class StageError(CbirError):
-    """A DVC command failed; its last lines say why."""
 
 
 def run_dvc(workspace: Path, *arguments: str, patience: float = 600.0) -> str:
@@ -136,12 +132,14 @@ def publish_index(workspace: str, key: str) -> int:
 
 
 @task(name="check the release as users will hit it")
-def check_release(workspace: str, key: str, rows: int) -> None:
-    """Open the release, compare its rows with the table's, and ask one query."""
+def check_release(workspace: str, key: str) -> None:
+    """Open the release, compare the table's rows with the vectors embedded, and ask one query."""
     root = Path(workspace)
     registry, release = _find_release(root, key)
     searcher = Searcher.open_release(root, registry=registry, release=release)
-    if len(searcher.query(text="a test query", image=None, k=min(10, rows))) != min(10, rows):
+    embedded = json.loads((root / "data/embedded/embedded.json").read_text())["rows"]
+    answered = len(searcher.query(text="a test query", image=None, k=10))
+    if searcher.rows != embedded or answered != min(10, embedded):
         raise IndexError_(f"Table {release.table} does not answer as it should; run `cbir-ops retrain` again.")
 
 
@@ -153,8 +151,8 @@ def promote(workspace: str, key: str) -> str:
     """
     root = Path(workspace)
     registry, release = _find_release(root, key)
-    if registry.has_champion():
-        champion = registry.get_champion()
+    champion = registry.find_champion()
+    if champion is not None:
         promoted = {entry["version"] for entry in registry.read_history()}
         if champion.version != release.version and release.version in promoted:
             get_run_logger().warning(
@@ -182,7 +180,7 @@ def retrain(workspace: str) -> dict[str, Any]:
         run_stage(workspace, stage)
     key = register_release(workspace, revision)
     rows = publish_index(workspace, key)
-    check_release(workspace, key, rows)
+    check_release(workspace, key)
     version = promote(workspace, key)
     logger.info("release %s is live", version)
     return {"version": version, "rows": rows, "key": key, "data_revision": revision}

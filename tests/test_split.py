@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cbir.errors import SplitError
 from cbir.params import SplitParams
 from cbir.records import ITEM_SCHEMA, read_table, write_table
-from cbir.split import assign_clusters, cluster_items, split_items
+from cbir.split import assign_clusters, cluster_items, count_near, split_items
 
 hexes = st.integers(0, 2**64 - 1).map(lambda n: f"{n:016x}")
 catalogues = st.lists(
@@ -107,3 +107,8 @@ def test_a_split_that_cannot_be_names_the_remedy(
     with pytest.raises(SplitError, match=remedy):
         split_items(tmp_path / "in", tmp_path / "out", params=params)
     assert not (tmp_path / "out").exists()
+
+
+def test_near_duplicates_between_test_and_training_are_counted() -> None:
+    test, train = (np.array(hashes, dtype=np.uint64) for hashes in ([0b0, 0b1111_0000, 2**63], [0b11, 2**40]))
+    assert count_near(test, train, distance=2) == 2

@@ -1,0 +1,64 @@
+"""A table holds one release for good, and its attributes can be asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from cbir.errors import IndexError_, QueryError
+from cbir.images import encode_png
+from cbir.index import Index, publish_table
+from cbir.records import ITEM_SCHEMA, write_json, write_table
+
+VECTORS = np.eye(4, dtype=np.float32)
+PRICES = [1, 2.5, None, 4]
+
+
+def publish(folder: Path, *, fingerprint: str = "f") -> int:
+    picture = encode_png(Image.new("RGB", (8, 8)))
+    rows = [
+        {
+            "id": str(n),
+            "image": picture,
+            "source": "s",
+            "source_path": f"s/{n}.png",
+            "original_captions": [f"picture {n}"],
+            "labels": [],
+            "group": str(n),
+            "attributes": json.dumps({"price": price}),
+        }
+        for n, price in enumerate(PRICES)
+    ]
+    write_table(folder / "items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 4)
+    write_table(folder / "embeddings.parquet", pa.table({"id": list("0123"), "vector": column}))
+    write_json(folder / "embedded.json", {"fingerprint": fingerprint, "dimensions": 4, "rows": 4})
+    return publish_table(uri=str(folder / "db"), table="release_v1", ingested=folder, embedded=folder)
+
+
+def test_a_column_of_whole_and_broken_numbers_can_be_filtered(tmp_path: Path) -> None:
+    publish(tmp_path)
+    hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[3], k=4, where="price > 2")
+    assert [(hit.id, hit.score) for hit in hits] == [("3", pytest.approx(1.0)), ("1", pytest.approx(0.0))]
+
+
+def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
+    assert [publish(tmp_path), publish(tmp_path)] == [4, 4]
+
+
+def test_the_table_of_another_release_is_never_overwritten(tmp_path: Path) -> None:
+    publish(tmp_path)
+    with pytest.raises(IndexError_, match="of another release"):
+        publish(tmp_path, fingerprint="g")
+    assert Index.open(uri=str(tmp_path / "db"), table="release_v1").fingerprint == "f"
+
+
+def test_a_filter_on_no_column_names_the_columns(tmp_path: Path) -> None:
+    publish(tmp_path)
+    with pytest.raises(QueryError, match="columns: id, caption"):
+        Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=1, where="colour = 'red'")
