@@ -1,4 +1,4 @@
-"""Which items train, validate and test; groups and equal pictures never straddle, near ones do only in long chains.
+"""Which items train, validate and test; groups and near-duplicate pictures never straddle.
 
 Shapes: N items, C clusters, L labels.
 """
@@ -20,16 +20,14 @@ from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams, load_section
 from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, write_json, write_table
 
-CHAIN_LIMIT = 50
-
 
 def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, int]:
     """Assign every item to train, validation or test, and return the count of each.
 
     Items that share a group, a file hash or a near-equal perceptual hash are one cluster and stay together.
-    Clusters go, largest first, where their labels are most short of their share (after Sechidis et al. 2011,
-    iterative stratification). A split that came with the data is kept, and its cluster takes it; clusters whose
-    given splits differ are counted as ``leaking_clusters``.
+    Clusters go, largest first, where most of their labels are still missing (after Sechidis et al. 2011, On the
+    stratification of multi-label data). A split that came with the data is kept, and its cluster takes it; clusters
+    whose given splits differ are counted as ``leaking_clusters``.
 
     Raises:
         SplitError: there are too few clusters for a test set.
@@ -48,7 +46,10 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
     where_N = np.array([name or where for name, where in zip(given, where_N, strict=True)])
     counts = {name: int((where_N == name).sum()) for name in SPLITS}
     if counts["test"] == 0 or counts["train"] == 0:
-        raise SplitError(f"{len(where_N)} items give the splits {counts}; import more, or raise split.test.")
+        raise SplitError(
+            f"{len(where_N)} items give the splits {counts}; import more, raise split.test, or lower "
+            "split.phash_distance."
+        )
     rows = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -66,16 +67,12 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
 def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, distance: int) -> np.ndarray:
     """Cluster number of each item, int (N,), numbered in order of first appearance.
 
-    A perceptual hash within ``distance`` bits joins two items. Flat drawings can chain far: where joining by
-    perceptual hash would make a cluster of over 50 items that groups alone do not, only equal ones join there.
+    Items are joined by an equal group, file hash or perceptual hash, or one within ``distance`` bits, and so on
+    along the chain: flat drawings can chain far, and the whole chain stays together.
     """
-    hard = _edges_of_equals(groups) + _edges_of_equals(hashes) + _edges_of_equals(phashes)
+    equal = _edges_of_equals(groups) + _edges_of_equals(hashes) + _edges_of_equals(phashes)
     near = _edges_of_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
-    hard_N = _connect(hard, len(groups))
-    near_N = _connect(hard + near, len(groups))
-    chained = np.bincount(near_N)[near_N] > max(CHAIN_LIMIT, int(np.bincount(hard_N).max()))
-    kept = [(a, b) for a, b in near if not chained[a]]
-    return _connect(hard + kept, len(groups))
+    return _connect(equal + near, len(groups))
 
 
 def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int) -> int:
@@ -135,7 +132,7 @@ def assign_clusters(
         count = Counter(label for n in rows for label in (labels[n] or [""]))
         allowed = [name for name in SPLITS if share[name] > 0]
         name = fixed.get(int(cluster)) or max(
-            allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()) / share[s], room[s] / share[s])
+            allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()), room[s])
         )
         where_N[rows] = name
         room[name] -= len(rows)

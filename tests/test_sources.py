@@ -14,7 +14,7 @@ from PIL import Image
 from cbir.errors import SourceError
 from cbir.records import read_jsonl
 from cbir.sources import import_source
-from cbir.sources.openmoji import base_points
+from cbir.sources.openmoji import base_points, read_emojis, read_relative
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default
 
@@ -185,6 +185,31 @@ def test_a_side_car_gives_its_first_line_and_folders_give_labels(folder: Path) -
 def test_variants_of_one_base_share_their_code_points() -> None:
     man_farmer_dark, woman_farmer = (0x1F468, 0x1F3FF, 0x200D, 0x1F33E), (0x1F469, 0x200D, 0x1F33E)
     assert base_points(man_farmer_dark) == base_points(woman_farmer) == (0x1F9D1, 0x1F33E)
+
+
+def test_a_couple_is_one_base_however_it_is_written() -> None:
+    women_holding_hands, of_two_tones = (0x1F46D,), (0x1F469, 0x1F3FB, 0x200D, 0x1F91D, 0x200D, 0x1F469, 0x1F3FF)
+    assert base_points(women_holding_hands) == base_points(of_two_tones)
+
+
+def test_every_kind_of_variant_has_a_relative_caption() -> None:
+    name = {emoji.id: emoji.names[0] for emoji in read_emojis()}
+    found = {(name[pair.reference_id], pair.caption, name[pair.target_id]) for pair in read_relative()}
+    assert {
+        ("astronaut", "dark skin tone", "astronaut dark skin tone"),
+        ("astronaut", "woman", "woman astronaut"),
+        ("person running", "man", "man running"),
+        ("woman", "red hair", "woman red hair"),
+        ("kiss man man", "light skin tone, dark skin tone", "kiss man man light skin tone dark skin tone"),
+    } <= found
+    assert not any(reference == target for reference, _, target in found)
+
+
+def test_emojis_have_the_names_and_groups_that_people_know() -> None:
+    emojis = {emoji.characters: emoji for emoji in read_emojis()}
+    assert emojis["🍎"].names == ("red apple", "apple")
+    assert emojis["🇫🇷"].names == ("flag: France",)
+    assert (emojis["🍎"].group, emojis["🍎"].subgroup) == ("food-drink", "food-fruit")
 
 
 @pytest.mark.skipif(not STAMPS.exists(), reason="needs Debian's tuxpaint-stamps-default")

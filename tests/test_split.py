@@ -38,6 +38,17 @@ def test_near_equal_pictures_are_one_cluster_and_far_ones_are_not() -> None:
     assert cluster[0] == cluster[1] != cluster[2]
 
 
+def test_a_chain_of_near_equal_pictures_stays_together_however_long() -> None:
+    chain = [f"{(1 << n) - 1:016x}" for n in range(64)]
+    assert set(cluster_items([str(n) for n in range(64)], [str(n) for n in range(64)], chain, distance=1)) == {0}
+
+
+def test_a_large_cluster_does_not_take_the_test_split_of_its_label() -> None:
+    cluster = np.array([0] * 60 + list(range(1, 41)))
+    where = assign_clusters(cluster, [["cat"]] * 100, params=SplitParams(validation=0.1, test=0.2))
+    assert (where[0], int((where == "test").sum()), int((where == "validation").sum())) == ("train", 20, 10)
+
+
 def test_fractions_are_kept_where_every_item_stands_alone() -> None:
     labels = [["cat"], ["dog"]] * 250
     where = assign_clusters(np.arange(500), labels, params=SplitParams(validation=0.1, test=0.2))
