@@ -108,8 +108,10 @@ def demo() -> None:
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    from flows.faults import leave_faults_to_caller
     from flows.retrain import retrain as flow
 
+    leave_faults_to_caller()
     return flow(str(workspace))
 
 
