@@ -93,6 +93,14 @@ def retrain() -> None:
 
 
 @app.command()
+def deploy() -> None:
+    """Retrain on the schedule in params.yaml, and by hand from Prefect's pages, until interrupted."""
+    from flows.deploy import serve_retrain
+
+    serve_retrain(find_workspace())
+
+
+@app.command()
 def demo() -> None:
     """The main job on the embedded default: import OpenMoji, retrain, ask."""
     from cbir.demo import show_release
