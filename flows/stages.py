@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ from cbir.errors import StageError
 STAGES = ("ingest", "validate", "split", "train", "embed", "evaluate")
 POINTER = Path("data/raw.dvc")
 LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
-QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "PYTHONUNBUFFERED": "1"}
+QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "TQDM_DISABLE": "1"}
+LIVE = {"PYTHONUNBUFFERED": "1"}  # or a stage's lines come in blocks
 REASONS = ("error: ", "ERROR: ")  # as our stages and DVC begin the reason of a failure
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # of bold or coloured words
 BAR = "━"  # what is left of a progress bar where there is no terminal
 
 
@@ -54,7 +57,7 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=workspace,
-        env=os.environ | QUIET | {"PATH": path},
+        env=os.environ | QUIET | LIVE | {"PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,7 +82,7 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
 def _drop_bars(stream: Iterator[str]) -> Iterator[str]:
     for line in stream:
         if line.strip() and BAR not in line:
-            yield line.rstrip()
+            yield STYLE.sub("", line.rstrip())
 
 
 def _pick_reason(lines: list[str]) -> str:

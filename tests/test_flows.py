@@ -128,7 +128,8 @@ def test_there_is_something_to_do_where_a_run_was_cut_short(live: Path, change: 
 def pipeline(tmp_path: Path) -> Path:
     """A DVC repository with stages that talk, fail, and hold the lock."""
     (tmp_path / "talk.py").write_text(
-        "import sys, time\nprint('first'); time.sleep(2); print('towers ━━━━ 100%', file=sys.stderr); print('second')\n"
+        "import sys, time\nprint('first'); time.sleep(2); print('towers ━━━━ 100%', file=sys.stderr)\n"
+        "print('\\x1b[1msecond\\x1b[0m')\n"
     )
     (tmp_path / "fail.py").write_text(
         "import sys\nprint('so far, so good')\nprint('error: Too few.\\n  Add more.', file=sys.stderr); sys.exit(2)\n"
