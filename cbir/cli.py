@@ -93,6 +93,14 @@ def retrain() -> None:
 
 
 @app.command()
+def deploy() -> None:
+    """Retrain on the schedule in params.yaml, and by hand from Prefect's pages, until interrupted."""
+    from flows.deploy import serve_retrain
+
+    serve_retrain(find_workspace())
+
+
+@app.command()
 def demo() -> None:
     """The main job on the embedded default: import OpenMoji, retrain, ask."""
     from cbir.demo import show_release
@@ -108,8 +116,10 @@ def demo() -> None:
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    from flows.faults import leave_faults_to_caller
     from flows.retrain import retrain as flow
 
+    leave_faults_to_caller()
     return flow(str(workspace))
 
 

@@ -13,6 +13,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── TowerError         a tower's weights cannot be had or do not fit
     ├── TrainingError      training cannot start or diverged
     ├── StageError         a DVC command that a flow ran failed
+    ├── ServerError        the Prefect server is not configured or does not answer
     ├── ReleaseError       no release is live, or the one asked for cannot be loaded
     ├── IndexError_        an index table is missing, stale or does not match its encoder
     └── QueryError         a query is empty or its filter is not valid
@@ -59,6 +60,10 @@ class TrainingError(CbirError):
 
 class StageError(CbirError):
     """A DVC command failed; its last lines say why."""
+
+
+class ServerError(CbirError):
+    """The Prefect server is not configured, or does not answer."""
 
 
 class ReleaseError(CbirError):

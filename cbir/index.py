@@ -46,22 +46,34 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
     Raises:
         IndexError_: a table of this name is there and is not this release's.
     """
-    facts = json.loads((embedded / "embedded.json").read_text())
+    facts = _read_facts(embedded)
     database = lancedb.connect(uri)
     if table in _list_tables(database):
-        existing = database.open_table(table)
-        stored = (existing.schema.metadata or {}).get(FINGERPRINT, b"").decode()
-        if stored != facts["fingerprint"] or existing.count_rows() != facts["rows"]:
+        if not holds_release(uri=uri, table=table, embedded=embedded):
             raise IndexError_(
                 f"Table {table} in {uri} is of another release; move it away, then run `cbir-ops retrain`."
             )
-        return existing.count_rows()
+        return facts["rows"]
     rows = _build_rows(ingested, embedded)
     rows = rows.replace_schema_metadata({FINGERPRINT: facts["fingerprint"].encode()})
     written = database.create_table(table, rows)
     if written.count_rows() >= INDEX_FROM_ROWS:
         written.create_index(metric="l2", vector_column_name="vector", index_type="IVF_SQ")
     return written.count_rows()
+
+
+def holds_release(*, uri: str, table: str, embedded: Path) -> bool:
+    """Whether ``table`` is there, with as many rows as ``embedded`` has vectors, of the same encoder."""
+    facts = _read_facts(embedded)
+    try:
+        index = Index.open(uri=uri, table=table)
+    except IndexError_:
+        return False
+    return index.fingerprint == facts["fingerprint"] and index.rows == facts["rows"]
+
+
+def _read_facts(embedded: Path) -> dict[str, Any]:
+    return json.loads((embedded / "embedded.json").read_text())
 
 
 def _list_tables(database: Any) -> list[str]:
@@ -88,11 +100,16 @@ def _build_rows(ingested: Path, embedded: Path) -> pa.Table:
     for name in sorted({key for row in attributes for key in row} - set(columns)):
         values = [row.get(name) for row in attributes]
         kinds = {type(value) for value in values if value is not None}
-        if kinds == {int, float}:
-            columns[name] = pa.array(values, pa.float64(), from_pandas=True)
+        if kinds == {int, float} or (kinds == {int} and not _fit_int64(values)):
+            columns[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
         elif len(kinds) == 1 and kinds <= set(SCALARS):
             columns[name] = pa.array(values)
     return pa.table(columns)
+
+
+def _fit_int64(values: list[Any]) -> bool:
+    """A number of over 64 bits, such as a long article number, is searchable as the nearest float."""
+    return all(value is None or -(2**63) <= value < 2**63 for value in values)
 
 
 def _make_thumbnail(png: bytes) -> bytes:

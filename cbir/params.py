@@ -76,6 +76,14 @@ class ReleaseParams:
     floor: dict[str, float] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ScheduleParams:
+    """``cron``: when `cbir-ops deploy` retrains, five fields; ``timezone``: whose clock that is, an IANA name."""
+
+    cron: str = "0 3 * * *"
+    timezone: str = "UTC"
+
+
 def load_section(path: Path, name: str, section: type[S]) -> S:
     """Read section ``name`` of the params file as ``section``.
 

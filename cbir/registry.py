@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from cbir.errors import ReleaseError
 
 CHAMPION = "champion"
+RELEASE_KEY = "release_key"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
@@ -66,11 +67,11 @@ class Registry:
 
         ``rows_revision`` is a hash of the rows and vectors that its table will hold.
         """
-        key = _make_key(fingerprint, data_revision, rows_revision)
+        key = make_key(fingerprint, data_revision, rows_revision)
         existing = self.find(key)
         if existing is not None:
             return existing
-        run = self._client.create_run(self._get_experiment(), run_name=f"release {key[:8]}")
+        run = self._find_or_create_run(key)
         run_id = run.info.run_id
         stamp = int(now.timestamp() * 1000)
         flat = flatten_metrics(metrics)
@@ -88,13 +89,13 @@ class Registry:
             self.name,
             source=f"{run.info.artifact_uri}/encoder",
             run_id=run_id,
-            tags={"release_key": key, "fingerprint": fingerprint, "data_revision": data_revision},
+            tags={RELEASE_KEY: key, "fingerprint": fingerprint, "data_revision": data_revision},
         )
         return _read_release(version)
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
-        found = self._client.search_model_versions(f"name = '{self.name}' and tags.release_key = '{key}'")
+        found = self._client.search_model_versions(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
         return _read_release(found[0]) if found else None
 
     def find_champion(self) -> Release | None:
@@ -132,7 +133,7 @@ class Registry:
         history = self.read_history()
         if history and history[-1]["version"] == release.version:
             return
-        entry = {"version": release.version, "at": now.isoformat(), "by": getpass.getuser(), "why": reason}
+        entry = {"version": release.version, "at": now.isoformat(), "by": _name_user(), "why": reason}
         self._client.set_registered_model_tag(self.name, f"history.{len(history):06d}", json.dumps(entry))
 
     def read_history(self) -> list[dict[str, str]]:
@@ -143,6 +144,14 @@ class Registry:
     def download_encoder(self, release: Release) -> Path:
         """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere."""
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=release.encoder_uri, tracking_uri=self._uri))
+
+    def _find_or_create_run(self, key: str) -> Run:
+        """The run of this release: the one that a register killed halfway left, or a new one."""
+        experiment = self._get_experiment()
+        left = self._client.search_runs([experiment], f"tags.{RELEASE_KEY} = '{key}'", max_results=1)
+        if left:
+            return left[0]
+        return self._client.create_run(experiment, run_name=f"release {key[:8]}", tags={RELEASE_KEY: key})
 
     def _ensure_model(self) -> None:
         try:
@@ -172,12 +181,21 @@ def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, f
     return flat
 
 
+def _name_user() -> str:
+    """Name of whoever runs this, or the number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return str(os.getuid())
+
+
 def _name_metric(name: str) -> str:
     """MLflow allows no ``@`` in a metric's name."""
     return name.replace("@", "_at_")
 
 
-def _make_key(*parts: str) -> str:
+def make_key(*parts: str) -> str:
+    """Key of a release: a hash of its encoder's fingerprint, its data revision and its rows revision."""
     return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
 
 
@@ -185,7 +203,7 @@ def _read_release(version: Any) -> Release:
     return Release(
         name=version.name,
         version=str(version.version),
-        key=version.tags["release_key"],
+        key=version.tags[RELEASE_KEY],
         fingerprint=version.tags["fingerprint"],
         data_revision=version.tags["data_revision"],
         encoder_uri=version.source,

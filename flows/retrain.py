@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 
-from cbir.errors import IndexError_, ReleaseError, StageError, WorkspaceError
-from cbir.index import publish_table
+from cbir.errors import IndexError_, ReleaseError, WorkspaceError
+from cbir.index import holds_release, publish_table
 from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry, Release, flatten_metrics
+from cbir.registry import Registry, Release, flatten_metrics, make_key
 from cbir.search import Searcher, locate_index
+from flows.faults import hide_tracebacks, may_pass
+from flows.stages import STAGES, find_changes, has_remote, read_data_revision, read_rows_revision, run_dvc
 
-STAGES = ("ingest", "validate", "split", "train", "embed", "evaluate")
-LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
-QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true"}
-
-
-def run_dvc(workspace: Path, *arguments: str, patience: float = 600.0) -> str:
-    """Run one DVC command in ``workspace``, its stages with this interpreter; wait while another run holds the lock.
-
-    Raises:
-        StageError: it failed, or the lock was held for longer than ``patience`` seconds.
-    """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    deadline = time.monotonic() + patience
-    while True:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=workspace,
-            env=os.environ | QUIET | {"PATH": path},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 0:
-            return done.stdout
-        said = done.stdout + done.stderr
-        if not any(words in said for words in LOCKED) or time.monotonic() > deadline:
-            raise StageError(f"`dvc {' '.join(arguments)}` failed:\n{_pick_errors(said)}")
-        time.sleep(2.0)
+EMBEDDED = Path("data/embedded/embedded.json")
 
 
-def _pick_errors(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    first = next((n for n, line in enumerate(lines) if line.startswith("error: ")), max(len(lines) - 15, 0))
-    return "\n".join(lines[first:])
-
-
-def read_data_revision(workspace: Path) -> str:
-    """Hash of the DVC output of the raw data."""
-    pointer = yaml.safe_load((workspace / "data" / "raw.dvc").read_text())
-    return str(pointer["outs"][0]["md5"])
-
-
-def read_rows_revision(workspace: Path) -> str:
-    """Hashes of the DVC outputs that the index table is built from."""
-    stages = yaml.safe_load((workspace / "dvc.lock").read_text())["stages"]
-    return ":".join(stages[name]["outs"][0]["md5"] for name in ("ingest", "embed"))
+def list_low(metrics: dict[str, Any], floor: dict[str, float]) -> list[str]:
+    """Which metrics are below their floor or missing, in words."""
+    flat = flatten_metrics(metrics)
+    return [
+        f"{name} is {flat[name]:.3f}, below {least:.3f}" if name in flat else f"{name} is not in metrics.json"
+        for name, least in floor.items()
+        if flat.get(name, float("-inf")) < least
+    ]
 
 
 def check_floor(metrics: dict[str, Any], floor: dict[str, float]) -> None:
@@ -73,46 +36,89 @@ def check_floor(metrics: dict[str, Any], floor: dict[str, float]) -> None:
     Raises:
         ReleaseError: a metric is below its floor or missing.
     """
-    flat = flatten_metrics(metrics)
-    low = [
-        f"{name} is {flat[name]:.3f}, below {least:.3f}" if name in flat else f"{name} is not in metrics.json"
-        for name, least in floor.items()
-        if flat.get(name, float("-inf")) < least
-    ]
+    low = list_low(metrics, floor)
     if low:
         raise ReleaseError(f"Not promoted: {'; '.join(low)}. Search is as it was; see release.floor in params.yaml.")
 
 
-@task(name="version the data", task_run_name="version the data")
-def version_data(workspace: str) -> str:
-    """``dvc add`` the raw folder and push it where a remote is configured; return its revision."""
+def find_current(root: Path) -> Release | None:
+    """The live release, if it is whole and of exactly the data, stages and floor that are in ``root``.
+
+    Anything that a run killed halfway leaves to do makes it None: a release not registered or not promoted, a history
+    without its last entry, a table that is not there.
+    """
+    params = load_section(root / "params.yaml", "release", ReleaseParams)
+    registry = Registry(root, name=params.name)
+    champion = registry.find_champion()
+    facts = _read_json(root / EMBEDDED)
+    if champion is None or champion.key != make_key(
+        facts["fingerprint"], read_data_revision(root), read_rows_revision(root)
+    ):
+        return None
+    if list_low(_read_json(root / "metrics.json"), params.floor):
+        return None
+    recorded = [entry["version"] for entry in registry.read_history()][-1:] == [champion.version]
+    whole = recorded and holds_release(uri=locate_index(root), table=champion.table, embedded=root / "data/embedded")
+    return champion if whole else None
+
+
+@task(name="look for changes", task_run_name="look for changes")
+def look_for_changes(workspace: str) -> list[str]:
+    """What changed since the stages last ran, as DVC sees it.
+
+    Raises:
+        WorkspaceError: there is no raw data.
+    """
     root = Path(workspace)
     if not any((root / "data" / "raw").glob("*/items.jsonl")):
         raise WorkspaceError("data/raw holds no source; run `cbir-ops data import openmoji`, or import a folder.")
-    run_dvc(root, "add", "data/raw")
-    if run_dvc(root, "remote", "list").strip():
-        run_dvc(root, "push", "data/raw.dvc")
-    return read_data_revision(root)
+    return find_changes(root)
+
+
+@task(name="version the data", task_run_name="version the data")
+def version_data(workspace: str) -> None:
+    """``dvc add`` the raw folder."""
+    run_dvc(Path(workspace), "add", "data/raw")
 
 
 @task(task_run_name="stage {stage}", timeout_seconds=6 * 3600)
 def run_stage(workspace: str, stage: str) -> None:
-    """``dvc repro`` one stage."""
-    run_dvc(Path(workspace), "repro", "--single-item", stage)
+    """``dvc repro`` one stage; its lines go to the log as they come."""
+    run_dvc(Path(workspace), "repro", "--single-item", stage, say=get_run_logger().info)
 
 
-@task(name="register the release", retries=2, retry_delay_seconds=[2, 10])
-def register_release(workspace: str, revision: str) -> str:
+@task(name="push to the remote", retries=2, retry_delay_seconds=[2, 10])
+def push_outputs(workspace: str) -> bool:
+    """``dvc push`` the data and every stage's output that the remote lacks; False where none is configured."""
+    root = Path(workspace)
+    if not has_remote(root):
+        return False
+    run_dvc(root, "push", say=get_run_logger().info)
+    return True
+
+
+@task(name="compare with the live release", task_run_name="compare with the live release")
+def compare_live(workspace: str) -> dict[str, Any] | None:
+    """What the flow returns where there is nothing left to do, else None."""
+    root = Path(workspace)
+    current = find_current(root)
+    if current is None:
+        return None
+    rows = _read_json(root / EMBEDDED)["rows"]
+    return {"outcome": "unchanged", "version": current.version, "rows": rows, "key": current.key}
+
+
+@task(name="register the release", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
+def register_release(workspace: str) -> str:
     """Log the evidence and register the encoder; return the release key."""
     root = Path(workspace)
     params = load_section(root / "params.yaml", "release", ReleaseParams)
-    metrics = json.loads((root / "metrics.json").read_text())
+    metrics = _read_json(root / "metrics.json")
     check_floor(metrics, params.floor)
-    facts = json.loads((root / "data/embedded/embedded.json").read_text())
     release = Registry(root, name=params.name).register(
         encoder=root / "data/encoder",
-        fingerprint=facts["fingerprint"],
-        data_revision=revision,
+        fingerprint=_read_json(root / EMBEDDED)["fingerprint"],
+        data_revision=read_data_revision(root),
         rows_revision=read_rows_revision(root),
         metrics=metrics,
         files=[root / "metrics.json", root / "data/validated/validation.json", root / "params.yaml", root / "dvc.lock"],
@@ -121,7 +127,7 @@ def register_release(workspace: str, revision: str) -> str:
     return release.key
 
 
-@task(name="publish the index table", retries=2, retry_delay_seconds=[2, 10])
+@task(name="publish the index table", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
 def publish_index(workspace: str, key: str) -> int:
     """Write the release's table beside the live one."""
     root = Path(workspace)
@@ -137,15 +143,15 @@ def check_release(workspace: str, key: str) -> None:
     root = Path(workspace)
     registry, release = _find_release(root, key)
     searcher = Searcher.open_release(root, registry=registry, release=release)
-    embedded = json.loads((root / "data/embedded/embedded.json").read_text())["rows"]
+    embedded = _read_json(root / EMBEDDED)["rows"]
     answered = len(searcher.query(text="a test query", image=None, k=10))
     if searcher.rows != embedded or answered != min(10, embedded):
         raise IndexError_(f"Table {release.table} does not answer as it should; run `cbir-ops retrain` again.")
 
 
 @task(name="promote", retries=2, retry_delay_seconds=[2, 10])
-def promote(workspace: str, key: str) -> str:
-    """Move the alias ``champion`` and return the version that is live.
+def promote(workspace: str, key: str) -> dict[str, str]:
+    """Move the alias ``champion``; return the version that is live, and how it came.
 
     A release that was live once and was rolled back from is not promoted again: a person decided so.
     """
@@ -158,9 +164,9 @@ def promote(workspace: str, key: str) -> str:
             get_run_logger().warning(
                 "release %s was rolled back from; %s stays live", release.version, champion.version
             )
-            return champion.version
+            return {"outcome": "kept", "version": champion.version}
     registry.promote(release, reason="passed the floor and the checks", now=datetime.now(UTC))
-    return release.version
+    return {"outcome": "promoted", "version": release.version}
 
 
 def _find_release(root: Path, key: str) -> tuple[Registry, Release]:
@@ -170,17 +176,34 @@ def _find_release(root: Path, key: str) -> tuple[Registry, Release]:
     return registry, release
 
 
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
 @flow(name="retrain", log_prints=True)
 def retrain(workspace: str) -> dict[str, Any]:
-    """From raw files to a live release; run again after any failure, it finishes the job and duplicates nothing."""
+    """From raw files to a live release; run again after any failure, it finishes the job and duplicates nothing.
+
+    Returns:
+        The version that is live, and ``outcome``: "unchanged", there was nothing to do; "promoted", it is the release
+        of these data and parameters; "kept", that release was rolled back from before and an older one stays.
+    """
+    hide_tracebacks()
     logger = get_run_logger()
-    revision = version_data(workspace)
-    for stage in STAGES:
-        logger.info("stage %s", stage)
-        run_stage(workspace, stage)
-    key = register_release(workspace, revision)
+    changes = look_for_changes(workspace)
+    if changes:
+        logger.info("changed: %s", ", ".join(changes))
+        version_data(workspace)
+        for stage in STAGES:
+            run_stage(workspace, stage)
+    push_outputs(workspace)
+    current = None if changes else compare_live(workspace)
+    if current is not None:
+        logger.info("nothing to do: release %s is live and is of these data and parameters", current["version"])
+        return current
+    key = register_release(workspace)
     rows = publish_index(workspace, key)
     check_release(workspace, key)
-    version = promote(workspace, key)
-    logger.info("release %s is live", version)
-    return {"version": version, "rows": rows, "key": key, "data_revision": revision}
+    live = promote(workspace, key)
+    logger.info("release %s is live", live["version"])
+    return {**live, "rows": rows, "key": key}

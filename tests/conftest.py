@@ -1,14 +1,24 @@
-"""Pictures and workspaces that several tests share."""
+"""Pictures, workspaces and a Prefect server that several tests share."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+ROOT = Path(__file__).parent.parent
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220), "yellow": (240, 210, 40)}
 
 
@@ -21,10 +31,8 @@ def draw(colour: tuple[int, int, int], *, seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.fixture
-def catalogue(tmp_path: Path) -> Path:
-    """A folder of 48 pictures with a metadata.jsonl."""
-    folder = tmp_path / "catalogue"
+def draw_catalogue(folder: Path) -> Path:
+    """Fill ``folder`` with 48 pictures and a metadata.jsonl."""
     folder.mkdir()
     rows = []
     for n in range(48):
@@ -33,3 +41,103 @@ def catalogue(tmp_path: Path) -> Path:
         rows.append({"file_name": f"{n:02d}.png", "caption": f"a {name} square, number {n}", "label": name, "price": n})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
+
+
+def make_workspace(folder: Path) -> Path:
+    """A workspace as a clone has it, with few epochs and low floors."""
+    folder.mkdir()
+    for name in ("cbir", "flows", "expectations"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["train"] |= {"epochs": 2, "batch_size": 16}
+    params["split"] |= {"phash_distance": 0}
+    params["release"]["floor"] = {"label.fused_both.map": 0.0}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    return folder
+
+
+def set_param(workspace: Path, section: str, **values: object) -> None:
+    """Change one section of the workspace's params.yaml."""
+    path = workspace / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params.setdefault(section, {}).update(values)
+    path.write_text(yaml.safe_dump(params))
+
+
+def command(*arguments: str) -> list[str]:
+    """The command as an installed script runs it."""
+    return [sys.executable, "-c", "from cbir.cli import main; main()", *arguments]
+
+
+def cbir(workspace: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    environment = os.environ | {"PYTHONPATH": str(workspace)} | variables
+    return subprocess.run(command(*arguments), cwd=workspace, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    """A folder of 48 pictures with a metadata.jsonl."""
+    return draw_catalogue(tmp_path / "catalogue")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace as a clone has it."""
+    return make_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Prefect server of its own, started as a user would, in the foreground."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment.pop("PREFECT_API_URL", None)
+    start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    log = home / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(start, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        wait_for_server(url, log)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def wait_for_server(url: str, log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"the Prefect server did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
+    """A workspace with release 1 live. Not to be changed: take ``live``."""
+    folder = tmp_path_factory.mktemp("released")
+    workspace = make_workspace(folder / "workspace")
+    pictures = draw_catalogue(folder / "catalogue")
+    cbir(workspace, "data", "import", str(pictures), "--name", "squares")
+    done = cbir(workspace, "retrain", PREFECT_API_URL=prefect_server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["outcome"] == "promoted"
+    return workspace
+
+
+@pytest.fixture
+def live(released: Path, tmp_path: Path) -> Path:
+    """A workspace of its own with release 1 live."""
+    return shutil.copytree(released, tmp_path / "live")

@@ -3,41 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A workspace as a clone has it, with few epochs and low floors."""
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    for name in ("cbir", "flows", "expectations"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["train"] |= {"epochs": 2, "batch_size": 16}
-    params["split"] |= {"phash_distance": 0}
-    params["release"]["floor"] = {"label.fused_both.map": 0.0}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
-    return folder
-
-
-def cbir(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would."""
-    command = [sys.executable, "-c", "from cbir.cli import main; main()", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(workspace)}
-    return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)
+from conftest import cbir
 
 
 @pytest.mark.slow
@@ -47,7 +16,8 @@ def test_a_folder_becomes_a_live_release_that_answers(workspace: Path, catalogue
 
     first = cbir(workspace, "retrain")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert json.loads(first.stdout.splitlines()[-1])["rows"] == 48
+    summary = json.loads(first.stdout)
+    assert (summary["outcome"], summary["rows"]) == ("promoted", 48)
 
     hits = json.loads(cbir(workspace, "query", "a red square", "-k", "5", "--where", "label = 'red'", "--json").stdout)
     assert [hit["label"] for hit in hits] == ["red"] * 5
@@ -59,4 +29,4 @@ def test_a_folder_becomes_a_live_release_that_answers(workspace: Path, catalogue
     assert (wrong.returncode, "columns:" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)
 
     again = cbir(workspace, "retrain")
-    assert json.loads(again.stdout.splitlines()[-1]) == json.loads(first.stdout.splitlines()[-1])
+    assert json.loads(again.stdout) == summary | {"outcome": "unchanged"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,14 @@ from PIL import Image
 
 from cbir.errors import IndexError_, QueryError
 from cbir.images import encode_png
-from cbir.index import Index, publish_table
+from cbir.index import Index, holds_release, publish_table
 from cbir.records import ITEM_SCHEMA, write_json, write_table
 
 VECTORS = np.eye(4, dtype=np.float32)
-PRICES = [1, 2.5, None, 4]
+PRICES: list[Any] = [1, 2.5, None, 4]
 
 
-def publish(folder: Path, *, fingerprint: str = "f") -> int:
+def publish(folder: Path, *, fingerprint: str = "f", prices: list[Any] = PRICES) -> int:
     picture = encode_png(Image.new("RGB", (8, 8)))
     rows = [
         {
@@ -32,7 +33,7 @@ def publish(folder: Path, *, fingerprint: str = "f") -> int:
             "group": str(n),
             "attributes": json.dumps({"price": price}),
         }
-        for n, price in enumerate(PRICES)
+        for n, price in enumerate(prices)
     ]
     write_table(folder / "items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
     column = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 4)
@@ -45,6 +46,30 @@ def test_a_column_of_whole_and_broken_numbers_can_be_filtered(tmp_path: Path) ->
     publish(tmp_path)
     hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[3], k=4, where="price > 2")
     assert [(hit.id, hit.score) for hit in hits] == [("3", pytest.approx(1.0)), ("1", pytest.approx(0.0))]
+
+
+@pytest.mark.parametrize("wide", [2**63, -(2**63) - 1, 10**30])
+def test_a_whole_number_of_over_64_bits_can_be_filtered_and_comes_back_exact(tmp_path: Path, wide: int) -> None:
+    publish(tmp_path, prices=[wide, None, 2, 3])
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    hits = index.search(VECTORS[0], k=4, where=f"price {'>' if wide > 0 else '<'} {wide / 2:e}")
+    assert [hit.attributes for hit in hits] == [{"price": wide}]
+
+
+def test_a_whole_number_of_just_64_bits_stays_one(tmp_path: Path) -> None:
+    publish(tmp_path, prices=[2**63 - 1, None, 2**63 - 2, 3])
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    assert [hit.id for hit in index.search(VECTORS[0], k=4, where=f"price = {2**63 - 2}")] == ["2"]
+
+
+def test_a_table_holds_a_release_only_with_its_fingerprint_and_its_rows(tmp_path: Path) -> None:
+    uri = str(tmp_path / "db")
+    publish(tmp_path)
+    assert holds_release(uri=uri, table="release_v1", embedded=tmp_path)
+    assert not holds_release(uri=uri, table="release_v2", embedded=tmp_path)
+    for facts in ({"fingerprint": "g", "rows": 4}, {"fingerprint": "f", "rows": 5}):
+        write_json(tmp_path / "embedded.json", facts)
+        assert not holds_release(uri=uri, table="release_v1", embedded=tmp_path)
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:

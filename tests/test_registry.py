@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from cbir.errors import ReleaseError
 from cbir.registry import Registry, Release
@@ -63,9 +67,41 @@ def test_a_release_that_was_rolled_back_from_is_not_promoted_again(
     old, new = (register(registry, tmp_path, rows=rows) for rows in "ab")
     for release in (old, new, old):
         registry.promote(release, reason="by hand", now=NOW)
-    assert promote.fn(str(tmp_path), new.key) == old.version
+    assert promote.fn(str(tmp_path), new.key) == {"outcome": "kept", "version": old.version}
     assert registry.get_champion() == old
     assert said == ["release 2 was rolled back from; 1 stays live"]
+
+
+def test_a_register_killed_before_its_version_leaves_no_second_run(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowClient, "create_model_version", kill)
+        with pytest.raises(KeyboardInterrupt):
+            register(registry, tmp_path, rows="a")
+    release = register(registry, tmp_path, rows="a")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("cbir")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.data.tags["release_key"] for run in runs] == [release.key]
+    assert client.get_model_version("cbir", release.version).run_id == runs[0].info.run_id
+
+
+def kill(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_user_without_a_name_is_written_down_by_number(tmp_path: Path) -> None:
+    """In a process of its own, because it takes on a uid that has no name."""
+    if os.getuid() != 0:
+        pytest.skip("taking on another uid needs root")
+    code = "import os; from cbir.registry import _name_user; os.setuid(54321); print(_name_user())"
+    nameless = {
+        name: value for name, value in os.environ.items() if name not in ("LOGNAME", "USER", "LNAME", "USERNAME")
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=nameless, capture_output=True, text=True)
+    assert done.stdout.strip() == "54321", done.stderr
 
 
 def test_no_release_and_no_registry_are_told_apart(

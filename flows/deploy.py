@@ -1,0 +1,76 @@
+"""How `retrain` runs on a schedule, and by hand from Prefect's pages: one deployment, served in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import get_client, serve
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
+from pydantic import ValidationError as PydanticError
+
+from cbir.errors import ParamsError, ServerError
+from cbir.params import ScheduleParams, load_section
+from flows.retrain import retrain
+
+START = (
+    "start `prefect server start` in another terminal, then "
+    "`PREFECT_API_URL=http://127.0.0.1:4200/api cbir-ops deploy`."
+)
+
+
+def serve_retrain(workspace: Path) -> None:
+    """Deploy ``retrain`` of ``workspace`` and run what is due, one at a time, until interrupted.
+
+    Stopped, it pauses the schedule; started again, it takes it up. A run due while another is going waits for it.
+
+    Raises:
+        ParamsError: the schedule in ``params.yaml`` is not one.
+        ServerError: no server is configured, or it does not answer.
+    """
+    schedule = load_schedule(workspace / "params.yaml")
+    check_server()
+    deployment = retrain.to_deployment(
+        name=workspace.name,
+        schedules=[schedule],
+        parameters={"workspace": str(workspace.resolve())},
+        concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    assert isinstance(deployment, RunnerDeployment), "a coroutine only inside of one"
+    serve(deployment, limit=1)
+
+
+def load_schedule(path: Path) -> CronSchedule:
+    """When to run, from the section ``schedule`` of the params file.
+
+    Raises:
+        ParamsError: the cron line or the time zone is not one.
+    """
+    params = load_section(path, "schedule", ScheduleParams)
+    try:
+        return CronSchedule(cron=params.cron, timezone=params.timezone)
+    except PydanticError as error:
+        keys = {str(problem["loc"][0]) for problem in error.errors()}
+        remedy = {
+            "cron": f'schedule.cron: {params.cron!r} is no cron line; five fields, e.g. "0 3 * * 1", Mondays at 3:00',
+            "timezone": f"schedule.timezone: {params.timezone!r} is no time zone; name one, e.g. Europe/Berlin",
+        }
+        raise ParamsError("params.yaml: " + "; ".join(remedy[key] for key in sorted(keys))) from None
+
+
+def check_server() -> None:
+    """Refuse to serve without a server, whose scheduler is what starts the runs.
+
+    Raises:
+        ServerError: none is configured, or it does not answer.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise ServerError(f"No Prefect server is configured; {START}")
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+    if fault is not None:
+        raise ServerError(f"The Prefect server {url} does not answer ({fault}); see PREFECT_API_URL, or {START}")

@@ -1,0 +1,122 @@
+"""How a flow reaches DVC: one command at a time, its lines as they come, another run's lock waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cbir.errors import StageError
+
+STAGES = ("ingest", "validate", "split", "train", "embed", "evaluate")
+POINTER = Path("data/raw.dvc")
+LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
+QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "TQDM_DISABLE": "1"}
+LIVE = {"PYTHONUNBUFFERED": "1"}  # or a stage's lines come in blocks
+REASONS = ("error: ", "ERROR: ")  # as our stages and DVC begin the reason of a failure
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # of bold or coloured words
+BAR = "━"  # what is left of a progress bar where there is no terminal
+
+
+def run_dvc(
+    workspace: Path, *arguments: str, say: Callable[[str], None] | None = None, patience: float = 600.0
+) -> list[str]:
+    """Run one DVC command in ``workspace``, its stages with this interpreter, and return its lines.
+
+    ``say`` gets each line as it comes, up to the reason of a failure, which is the error's to tell. While another
+    run holds DVC's lock, wait.
+
+    Raises:
+        StageError: it failed, or the lock was held for longer than ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        status, lines = _attempt(workspace, arguments, say or _ignore)
+        if status == 0:
+            return lines
+        locked = any(words in line for line in lines for words in LOCKED)
+        if not locked or time.monotonic() > deadline:
+            raise StageError(f"`dvc {' '.join(arguments)}` failed: {_pick_reason(lines)}")
+        time.sleep(2.0)
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], None]) -> tuple[int, list[str]]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=workspace,
+        env=os.environ | QUIET | LIVE | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: list[str] = []
+    failing = False
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in _drop_bars(process.stdout):
+                lines.append(line)
+                failing = failing or line.startswith(REASONS)
+                if not failing:
+                    say(line)
+        except BaseException:  # a time-out or a cancelled run must not leave DVC behind
+            process.kill()
+            raise
+    return process.returncode, lines
+
+
+def _drop_bars(stream: Iterator[str]) -> Iterator[str]:
+    for line in stream:
+        if line.strip() and BAR not in line:
+            yield STYLE.sub("", line.rstrip())
+
+
+def _pick_reason(lines: list[str]) -> str:
+    """What a stage, or else DVC, gave as its error; the last lines where neither did."""
+    stage = next((n for n, line in enumerate(lines) if line.startswith("error: ")), None)
+    if stage is None:
+        return "\n".join(["", *lines[-15:]])
+    end = next((n for n, line in enumerate(lines) if n > stage and line.startswith("ERROR: ")), len(lines))
+    return "\n".join(lines[stage:end]).removeprefix("error: ")
+
+
+def find_changes(workspace: Path) -> list[str]:
+    """What DVC finds changed since its stages last ran: names of stages, and of the raw data's pointer."""
+    if not (workspace / POINTER).exists():
+        return [POINTER.as_posix()]
+    lines = run_dvc(workspace, "status", "--json")
+    return sorted(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
+
+
+def has_remote(workspace: Path) -> bool:
+    """Whether DVC knows a place to push to."""
+    return bool(run_dvc(workspace, "remote", "list"))
+
+
+def read_data_revision(workspace: Path) -> str:
+    """Hash of the DVC output of the raw data."""
+    return str(_read_yaml(workspace / POINTER)["outs"][0]["md5"])
+
+
+def read_rows_revision(workspace: Path) -> str:
+    """Hashes of the DVC outputs that the index table is built from."""
+    stages = _read_yaml(workspace / "dvc.lock")["stages"]
+    return ":".join(stages[name]["outs"][0]["md5"] for name in ("ingest", "embed"))
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
