@@ -14,7 +14,7 @@ LAYERS = {
     1: {"images", "texts", "metrics", "losses"},
     2: {"towers", "fusion", "encoder", "features", "expectations"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
-    4: {"search", "report"},
+    4: {"search", "report", "evaluation_page"},
     5: {"cli", "demo"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
