@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint format types lock clean
+.PHONY: setup demo bench test lint format types lock clean
 
 setup: $(VENV)/.ready
 
@@ -22,19 +22,22 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/cbir-ops demo
 
+bench: setup
+	$(BIN)/python -m benchmarks
+
 test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check cbir flows tests
-	$(BIN)/ruff format --check cbir flows tests
+	$(BIN)/ruff check cbir flows tests benchmarks
+	$(BIN)/ruff format --check cbir flows tests benchmarks
 
 types: setup
 	$(BIN)/mypy
 
 format: setup
-	$(BIN)/ruff check --fix cbir flows tests
-	$(BIN)/ruff format cbir flows tests
+	$(BIN)/ruff check --fix cbir flows tests benchmarks
+	$(BIN)/ruff format cbir flows tests benchmarks
 
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra dev --universal --generate-hashes \

@@ -101,9 +101,18 @@ def deploy() -> None:
 
 
 @app.command()
+def report() -> None:
+    """Write a page of the last training and evaluation: figures, curves, best and worst queries."""
+    from cbir.evaluation_page import write_evaluation_page
+
+    typer.echo(str(write_evaluation_page(find_workspace())))
+
+
+@app.command()
 def demo() -> None:
     """The main job on the embedded default: import OpenMoji, retrain, ask."""
     from cbir.demo import show_release
+    from cbir.evaluation_page import write_evaluation_page
     from cbir.sources import import_source
 
     workspace = find_workspace()
@@ -112,6 +121,7 @@ def demo() -> None:
     summary = _run_retrain(workspace)
     typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
     typer.echo(show_release(workspace))
+    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import shutil
@@ -10,40 +9,49 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import great_expectations as gx
 import pandas as pd
-from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from cbir.errors import CbirError, ValidationError
+from cbir.expectations import ROW, run_suite
 from cbir.params import ValidateParams, load_section
-from cbir.records import read_items, read_table, write_json, write_text
+from cbir.records import read_items, read_table, write_json
 
 NAMED = 10
 SEVERITIES = ("error", "warning")
 
 
-def validate(ingested: Path, suites: Path, out: Path, *, suite: str) -> dict[str, Any]:
-    """Run the expectations of ``suites/SUITE.json`` and write ``validation.json`` and a page of the results.
+def validate(ingested: Path, suites: Path, out: Path, *, suite: str, report: Path) -> dict[str, Any]:
+    """Run the expectations of ``suites/SUITE.json``; write ``validation.json`` and Data Docs into ``out``.
+
+    Where the rows are refused, ``out`` stays as it was and the Data Docs are left in ``report`` instead.
 
     Raises:
         ValidationError: the suite is missing or malformed, or an expectation of severity error failed.
     """
     expectations = _read_suite(suites / f"{suite}.json")
     frame = describe_items(ingested)
-    results = [_summarise(result, frame) for result in _run(frame, expectations, name=suite)]
-    if len(results) != len(expectations):
-        raise ValidationError(f"{suites / suite}.json: some expectations were not run; correct their type and kwargs.")
-    failed = [r for r in results if not r["success"] and r["severity"] == "error"]
-    if failed:
-        raise ValidationError("The data is not valid:\n" + "\n".join(map(_explain, failed)))
-    document = {"suite": suite, "rows": len(frame), "success": True, "results": results}
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    results = [_summarise(r) for r in run_suite(frame, expectations, name=suite, docs=partial / "docs")]
+    if len(results) != len(expectations):
+        raise ValidationError(f"{suites / suite}.json: some expectations were not run; correct their type and kwargs.")
+    shutil.rmtree(report, ignore_errors=True)
+    failed = [r for r in results if not r["success"] and r["severity"] == "error"]
+    if failed:
+        _move(partial / "docs", report)
+        shutil.rmtree(partial)
+        said = "\n".join(map(_explain, failed))
+        raise ValidationError(f"The data is not valid:\n{said}\n  Data Docs: {report / 'index.html'}")
+    document = {"suite": suite, "rows": len(frame), "success": True, "results": results}
     write_json(partial / "validation.json", document)
-    write_text(partial / "docs" / "index.html", _render(document))
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    _move(partial, out)
     return document
+
+
+def _move(folder: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(folder, final)
 
 
 def describe_items(ingested: Path) -> pd.DataFrame:
@@ -77,24 +85,7 @@ def _read_suite(path: Path) -> list[dict[str, Any]]:
     return expectations
 
 
-def _run(frame: pd.DataFrame, expectations: list[dict[str, Any]], *, name: str) -> list[Any]:
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    try:
-        suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
-    except ValueError as error:  # pydantic's, for kwargs that an expectation does not have
-        raise ValidationError(f"{name}.json holds an expectation that is not valid: {error}") from None
-    batch = (
-        context.data_sources.add_pandas("items")
-        .add_dataframe_asset("items")
-        .add_batch_definition_whole_dataframe("all")
-    )
-    definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
-    context.validation_definitions.add(definition)
-    return definition.run(batch_parameters={"dataframe": frame}, result_format="COMPLETE").results
-
-
-def _summarise(result: Any, frame: pd.DataFrame) -> dict[str, Any]:
+def _summarise(result: Any) -> dict[str, Any]:
     config = result.expectation_config
     column = config.kwargs.get("column")
     rows = result.result.get("unexpected_index_list") or []
@@ -108,7 +99,7 @@ def _summarise(result: Any, frame: pd.DataFrame) -> dict[str, Any]:
         "success": bool(result.success),
         "column": column,
         "failing": len(rows),
-        "failing_ids": [str(frame["id"].iloc[n]) for n in rows[:NAMED]],
+        "failing_ids": [str(row[ROW]) for row in rows[:NAMED]],
     }
 
 
@@ -118,28 +109,12 @@ def _explain(result: dict[str, Any]) -> str:
     return f"  {result['expectation']}({kwargs}) failed{rows}. To do: {result['remedy']}."
 
 
-def _render(document: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr class={'ok' if r['success'] else r['severity']}><td>{'✓' if r['success'] else '✗'}</td>"
-        f"<td>{html.escape(r['expectation'])}</td><td>{html.escape(json.dumps(r['kwargs']))}</td>"
-        f"<td>{r['failing']}</td><td>{html.escape(r['remedy'] if not r['success'] else '')}</td></tr>"
-        for r in document["results"]
-    )
-    return (
-        "<!doctype html><meta charset=utf-8><title>Validation</title><style>body{font:15px system-ui;margin:2rem}"
-        "td,th{padding:.4rem .8rem;text-align:left;border-bottom:1px solid #ddd}.ok td:first-child{color:#188038}"
-        ".error td:first-child{color:#c5221f}.warning td:first-child{color:#b06000}</style>"
-        f"<h1>Validation of {document['rows']:,} items</h1><table><tr><th><th>expectation<th>arguments<th>failing rows"
-        f"<th>to do</tr>{rows}</table>"
-    )
-
-
 def main() -> None:
-    """Run the stage: ``python -m cbir.validate INGESTED SUITES OUT``."""
-    ingested, suites, out = map(Path, sys.argv[1:4])
+    """Run the stage: ``python -m cbir.validate INGESTED SUITES OUT REPORT``."""
+    ingested, suites, out, report = map(Path, sys.argv[1:5])
     try:
         params = load_section(Path("params.yaml"), "validate", ValidateParams)
-        document = validate(ingested, suites, out, suite=params.suite)
+        document = validate(ingested, suites, out, suite=params.suite, report=report)
     except CbirError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +40,78 @@ GOOD = [item(n) for n in range(40)]
 
 
 def test_good_rows_pass_and_every_expectation_of_the_file_was_run(tmp_path: Path) -> None:
-    document = validate(write_ingested(tmp_path / "in", GOOD), SUITES, tmp_path / "out", suite="items")
+    document = validate(
+        write_ingested(tmp_path / "in", GOOD), SUITES, tmp_path / "out", suite="items", report=tmp_path / "report"
+    )
     assert document["success"]
     assert all(result["success"] for result in document["results"])
     assert len(document["results"]) == len(json.loads((SUITES / "items.json").read_text()))
     assert json.loads((tmp_path / "out" / "validation.json").read_text()) == document
 
 
-def test_the_page_of_results_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    validate(write_ingested(tmp_path / "in", GOOD), SUITES, tmp_path / "out", suite="items")
-    pages = list((tmp_path / "out" / "docs").rglob("*.html"))
-    assert pages
-    assert all("http" not in page.read_text() and "<script" not in page.read_text() for page in pages)
+class Loads(HTMLParser):
+    """Collects what a browser would load or run, and where links lead."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.links: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.found += [tag] if tag in {"script", "link", "img", "iframe", "object"} else []
+        self.found += [name for name in values if name == "src" or name.startswith("on")]
+        if tag == "a":
+            self.links.append(values["href"] or "")
+
+
+def read_pages(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in folder.rglob("*") if p.is_file()}
+
+
+EVIL = '<img src="http://elsewhere.example/x.png"><script>alert(1)</script>'
+BAD = [*GOOD, item(77, id=f"s/{EVIL}", sha256=EVIL), item(78, width=3), item(1)]
+
+
+@pytest.mark.parametrize("rows", [GOOD, BAD], ids=["accepted", "refused"])
+def test_data_docs_load_nothing_run_nothing_and_link_only_to_pages_that_are_there(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with contextlib.suppress(ValidationError):
+        validate(
+            write_ingested(tmp_path / "in", rows), SUITES, tmp_path / "out", suite="items", report=tmp_path / "report"
+        )
+    docs = tmp_path / "out" / "docs" if rows is GOOD else tmp_path / "report"
+    pages = list(docs.rglob("*.html"))
+    assert len(pages) == 3
+    for page in pages:
+        loads = Loads(page)
+        assert loads.found == []
+        for link in loads.links:
+            path, _, fragment = link.partition("#")
+            assert (page.parent / path).exists() if path else f'id="{fragment}"' in page.read_text()
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    ingested = write_ingested(tmp_path / "in", [*GOOD, item(77, captions=[])])
+    for name in ("one", "two"):
+        validate(ingested, SUITES, tmp_path / name, suite="items", report=tmp_path / "report")
+    assert read_pages(tmp_path / "one") == read_pages(tmp_path / "two")
+    assert len(read_pages(tmp_path / "one")) == 4
+
+
+def test_refused_rows_leave_data_docs_where_the_message_says_and_the_earlier_output_as_it_was(tmp_path: Path) -> None:
+    out, report = tmp_path / "out", tmp_path / "report"
+    validate(write_ingested(tmp_path / "in", GOOD), SUITES, out, suite="items", report=report)
+    before = read_pages(out)
+    bad = write_ingested(tmp_path / "bad", [*GOOD, item(77, width=3)])
+    with pytest.raises(ValidationError, match=re.escape(str(report / "index.html"))):
+        validate(bad, SUITES, out, suite="items", report=report)
+    assert read_pages(out) == before
+    assert any("s/77" in page for page in read_pages(report).values())
+    validate(tmp_path / "in", SUITES, out, suite="items", report=report)
+    assert not report.exists()
 
 
 @pytest.mark.parametrize(
@@ -65,13 +128,13 @@ def test_the_page_of_results_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
 def test_an_error_names_the_row_and_what_to_do(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     ingested = write_ingested(tmp_path / "in", [*GOOD, row])
     with pytest.raises(ValidationError, match=rf"{said}.*To do: \w+"):
-        validate(ingested, SUITES, tmp_path / "out", suite="items")
+        validate(ingested, SUITES, tmp_path / "out", suite="items", report=tmp_path / "report")
 
 
 def test_at_most_ten_rows_are_named_and_all_are_counted(tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", [item(n, width=3) for n in range(40)])
     with pytest.raises(ValidationError, match="40 rows") as caught:
-        validate(ingested, SUITES, tmp_path / "out", suite="items")
+        validate(ingested, SUITES, tmp_path / "out", suite="items", report=tmp_path / "report")
     assert "s/9" in str(caught.value)
     assert "s/10" not in str(caught.value)
 
@@ -79,12 +142,12 @@ def test_at_most_ten_rows_are_named_and_all_are_counted(tmp_path: Path) -> None:
 def test_too_many_quarantined_files_are_an_error(tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", GOOD, quarantined=5)
     with pytest.raises(ValidationError, match="quarantine"):
-        validate(ingested, SUITES, tmp_path / "out", suite="items")
+        validate(ingested, SUITES, tmp_path / "out", suite="items", report=tmp_path / "report")
 
 
 def test_a_warning_is_recorded_and_stops_nothing(tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", [item(n, captions=[]) for n in range(40)])
-    document = validate(ingested, SUITES, tmp_path / "out", suite="items")
+    document = validate(ingested, SUITES, tmp_path / "out", suite="items", report=tmp_path / "report")
     failed = [result for result in document["results"] if not result["success"]]
     assert [(result["severity"], result["failing"]) for result in failed] == [("warning", 40)]
 
@@ -94,7 +157,7 @@ def test_a_missing_column_fails_and_is_no_crash(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_text(json.dumps([wanted]))
     ingested = write_ingested(tmp_path / "in", GOOD)
     with pytest.raises(ValidationError, match="depth"):
-        validate(ingested, tmp_path, tmp_path / "out", suite="items")
+        validate(ingested, tmp_path, tmp_path / "out", suite="items", report=tmp_path / "report")
 
 
 @pytest.mark.parametrize("text", [None, "[{"], ids=["missing", "not JSON"])
@@ -103,7 +166,7 @@ def test_a_suite_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) 
         (tmp_path / "items.json").write_text(text)
     ingested = write_ingested(tmp_path / "in", GOOD)
     with pytest.raises(ValidationError, match=r"items\.json is not"):
-        validate(ingested, tmp_path, tmp_path / "out", suite="items")
+        validate(ingested, tmp_path, tmp_path / "out", suite="items", report=tmp_path / "report")
 
 
 @pytest.mark.parametrize(
@@ -121,5 +184,5 @@ def test_a_malformed_suite_never_passes(suite: Any, tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", [item(n) for n in range(20)])
     (tmp_path / "s.json").write_text(json.dumps(suite))
     with pytest.raises(ValidationError):
-        validate(ingested, tmp_path, tmp_path / "out", suite="s")
+        validate(ingested, tmp_path, tmp_path / "out", suite="s", report=tmp_path / "report")
     assert not (tmp_path / "out").exists()

@@ -7,16 +7,21 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 
 from cbir.errors import SourceError
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, read_jsonl, write_jsonl
 from cbir.sources import coco, folders, openmoji, webdataset
+
+PATIENCE = 3600.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,30 +34,72 @@ class ImportReport:
     skipped: list[str]
 
 
-def import_source(source: str, *, name: str | None, raw: Path) -> ImportReport:
+def import_source(source: str, *, name: str | None, raw: Path, patience: float = PATIENCE) -> ImportReport:
     """Copy ``source`` (``openmoji``, or a folder) into ``raw/NAME``; what is there already is not added again.
 
-    The folder is written beside and renamed, so that a killed import leaves the earlier state.
+    The folder is written beside and renamed, so that a killed or failed import leaves the earlier state.
+    Of two imports at once, the second waits for the first, ``patience`` seconds at most.
 
     Raises:
-        SourceError: the source is missing, empty or malformed.
+        SourceError: the source is missing, empty or malformed, or another import did not end in time.
     """
-    partial_root = raw.parent / ".import"
     name = _choose_name(source, name)
-    partial, final = partial_root / name, raw / name
-    shutil.rmtree(partial, ignore_errors=True)
+    with _lock_imports(raw, patience=patience):
+        return _import_alone(source, name=name, raw=raw)
+
+
+@contextmanager
+def _lock_imports(raw: Path, *, patience: float) -> Iterator[None]:
+    """One import at a time into ``raw``; the operating system frees the lock of a killed process."""
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(raw.parent / ".import.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another import into {raw} to end", file=sys.stderr)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise SourceError(
+                f"Another import into {raw} still runs after {patience:.0f} s; wait for it to end, then import again."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
+    partial_root = raw.parent / ".import"
+    partial, final = partial_root / "new" / name, raw / name
+    _restore(partial_root, raw=raw)
     partial.mkdir(parents=True)
     try:
         if final.exists():
             shutil.copytree(final, partial, dirs_exist_ok=True, copy_function=os.link)
         report = _fill(source, name=name, folder=partial)
         if report.added:
-            raw.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
+            _exchange(partial, final, aside=partial_root / "old" / name)
         return report
     finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
+        _restore(partial_root, raw=raw)
+
+
+def _exchange(partial: Path, final: Path, *, aside: Path) -> None:
+    """Put ``partial`` in the place of ``final``, which stays whole at ``aside`` until then."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(final, aside)
+    os.replace(partial, final)
+
+
+def _restore(partial_root: Path, *, raw: Path) -> None:
+    """Put back what an import that was killed between its two renames had set aside; drop the rest of it."""
+    for aside in (partial_root / "old").glob("*"):
+        if not (raw / aside.name).exists():
+            os.replace(aside, raw / aside.name)
+    shutil.rmtree(partial_root, ignore_errors=True)
 
 
 def _choose_name(source: str, name: str | None) -> str:

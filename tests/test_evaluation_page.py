@@ -1,0 +1,59 @@
+"""The page of an evaluation shows every figure that is there, and needs no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import COLOURS, draw
+
+from cbir.errors import WorkspaceError
+from cbir.evaluation_page import group_history, write_evaluation_page
+from cbir.images import encode_png
+from cbir.records import ITEM_SCHEMA, write_table
+
+CAPTION = "<script>alert(1)</script> a red square"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """What train and evaluate leave behind, for two items."""
+    for name in ("data/encoder", "data/evaluated"):
+        (tmp_path / name).mkdir(parents=True)
+    history = [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "some new figure": 0.5}]
+    (tmp_path / "data/encoder/history.json").write_text(json.dumps(history))
+    curves = [{"task": "label", "system": "sum", "recall": r, "precision": 1 - r / 2} for r in (0.0, 0.5, 1.0)]
+    (tmp_path / "data/evaluated/curves.json").write_text(json.dumps(curves))
+    metrics = {"counts": {"items": 2}, "label": {"sum": {"map": 0.123, "hit@1": 0.5}, "image_only": {"map": 0.456}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    queries = [{"task": "label", "system": "sum", "query": f"s/{n}", "average_precision": n / 2} for n in range(2)]
+    write_table(tmp_path / "data/evaluated/per_query.parquet", pa.Table.from_pylist(queries))
+    image = encode_png(draw(COLOURS["red"], seed=0))
+    rows = [{"id": f"s/{n}", "image": image, "captions": [CAPTION], "labels": ["red"]} for n in range(2)]
+    write_table(tmp_path / "data/ingested/items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+    return tmp_path
+
+
+def test_a_history_is_read_by_whatever_figures_it_has_and_when() -> None:
+    history = [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "map": 0.5, "note": "x", "hit": None}]
+    assert group_history(history) == {"loss": [(0, 2.0), (1, 1.0)], "map": [(1, 0.5)]}
+
+
+def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace: Path) -> None:
+    page = write_evaluation_page(workspace).read_text()
+    assert "12.3" in page
+    assert "45.6" in page
+    assert page.count("<svg") == 2
+    assert page.count("data:image/jpeg") == 4
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+@pytest.mark.parametrize("missing", ["metrics.json", "data/encoder/history.json", "data/evaluated/per_query.parquet"])
+def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) -> None:
+    (workspace / missing).unlink()
+    with pytest.raises(WorkspaceError, match=r"run `dvc repro (train|evaluate)` first"):
+        write_evaluation_page(workspace)
