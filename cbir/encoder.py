@@ -13,30 +13,32 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cbir.errors import TowerError
-from cbir.fusion import Fusion
-from cbir.towers import TEXT_ONNX, TOKENIZER, VISUAL_ONNX, Towers, hash_files
+from cbir.fusion import Fusion, FusionConfig, Tokens
+from cbir.towers import (
+    IMAGE_SUMMARY,
+    TEXT_BLOCKS,
+    TEXT_ONNX,
+    TEXT_SUMMARY,
+    TOKENIZER,
+    VISUAL_BLOCKS,
+    VISUAL_ONNX,
+    Towers,
+    hash_files,
+)
 
 CONFIG = "encoder.json"
 WEIGHTS = "fusion.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig:
-    """The sizes a fusion module is built with."""
-
-    visual_width: int
-    text_width: int
-    dimensions: int
-    grid_cells: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Features:
     """Outputs of the frozen towers for some rows; a missing modality has zeros and a false flag.
 
-    ``grid_BGV`` and ``tokens_BTW`` are float16 or float32, ``token_mask_BT`` bool.
+    Tokens and summaries are float16 or float32, ``token_mask_BT`` bool; their shapes are those of ``cbir.towers``.
     """
 
+    image_BS: np.ndarray
+    text_BR: np.ndarray
     grid_BGV: np.ndarray
     tokens_BTW: np.ndarray
     token_mask_BT: np.ndarray
@@ -51,13 +53,8 @@ def save_fusion(fusion: Fusion, config: FusionConfig, folder: Path) -> None:
 
 
 def build_fusion(config: FusionConfig, *, dropout: float = 0.0) -> Fusion:
-    """A fusion module with the sizes of ``config``."""
-    return Fusion(
-        visual_width=config.visual_width,
-        text_width=config.text_width,
-        dimensions=config.dimensions,
-        dropout=dropout,
-    )
+    """A fusion module with the sizes of ``config``, over the default towers' summaries."""
+    return Fusion(config, visual_blocks=VISUAL_BLOCKS, text_blocks=TEXT_BLOCKS, dropout=dropout)
 
 
 class Encoder:
@@ -115,10 +112,16 @@ class Encoder:
 
 def run_fusion(fusion: Fusion, features: Features) -> torch.Tensor:
     """Run ``fusion`` on ``features`` in float32; gradients follow the caller's mode."""
-    return fusion(
-        torch.from_numpy(features.grid_BGV).float(),
-        torch.from_numpy(features.tokens_BTW).float(),
-        token_mask_BT=torch.from_numpy(features.token_mask_BT),
+    image_BS, text_BR = (torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR))
+    return fusion(image_BS, text_BR, tokens=make_tokens(features))
+
+
+def make_tokens(features: Features) -> Tokens:
+    """The part of ``features`` that attention looks at, as float32 tensors."""
+    return Tokens(
+        grid_BGV=torch.from_numpy(features.grid_BGV).float(),
+        text_BTW=torch.from_numpy(features.tokens_BTW).float(),
+        mask_BT=torch.from_numpy(features.token_mask_BT),
         has_image_B=torch.from_numpy(features.has_image_B),
         has_text_B=torch.from_numpy(features.has_text_B),
     )
@@ -136,17 +139,21 @@ def compute_features(
     has_image_B = np.array([image is not None for image in images])
     has_text_B = np.array([bool(text) for text in texts])
     assert (has_image_B | has_text_B).all(), "a row has neither image nor text"
+    image_BS = np.zeros((len(images), IMAGE_SUMMARY), np.float32)
+    text_BR = np.zeros((len(images), TEXT_SUMMARY), np.float32)
     grid_BGV = np.zeros((len(images), *grid_shape), np.float32)
     if has_image_B.any():
-        grid_BGV[has_image_B] = towers.see([image for image in images if image is not None])
+        grid_BGV[has_image_B], image_BS[has_image_B] = towers.see([image for image in images if image is not None])
     tokens_BTW = np.zeros((len(images), 1, text_width), np.float32)
     token_mask_BT = np.zeros((len(images), 1), bool)
     if has_text_B.any():
-        states, mask = towers.read([text for text in texts if text])
+        states, mask, text_BR[has_text_B] = towers.read([text for text in texts if text])
         tokens_BTW = np.zeros((len(images), *states.shape[1:]), np.float32)
         token_mask_BT = np.zeros(tokens_BTW.shape[:2], bool)
         tokens_BTW[has_text_B], token_mask_BT[has_text_B] = states, mask
     return Features(
+        image_BS=image_BS,
+        text_BR=text_BR,
         grid_BGV=grid_BGV,
         tokens_BTW=tokens_BTW,
         token_mask_BT=token_mask_BT,

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from cbir.encoder import Encoder, Features
 from cbir.errors import CbirError, SplitError
-from cbir.features import keep_modalities, load_features, select_rows
+from cbir.features import keep_modalities, load_features, replace_words, select_rows
 from cbir.metrics import (
     average_precision,
     encode_labels,
@@ -151,10 +150,7 @@ def _score_relative(
     if not pairs:
         return
     reference, target = np.array([p[0] for p in pairs]), np.array([p[2] for p in pairs])
-    tokens, mask = encoder.towers.read([p[1] for p in pairs])
-    asked = replace(
-        select_rows(features, reference), tokens_BTW=tokens, token_mask_BT=mask, has_text_B=np.ones(len(pairs), bool)
-    )
+    asked = replace_words(select_rows(features, reference), encoder.towers, [p[1] for p in pairs])
     relevant_QN = np.zeros((len(pairs), len(scorer.ids)), bool)
     relevant_QN[np.arange(len(pairs)), target] = True
     views = _embed_views(encoder, asked)

@@ -30,7 +30,7 @@ CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the worksp
 def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = 500) -> Features:
     """Tower outputs of every row of ``items`` (columns image, sha256, captions), from ``cache`` or computed.
 
-    An item's text is its first caption. Grid and tokens come back as float16.
+    An item's text is its first caption. Tokens and summaries come back as float16.
     """
     towers = Towers(towers_folder)
     fingerprint = hash_files([towers_folder / name for name in (VISUAL_ONNX, TEXT_ONNX, TOKENIZER)])
@@ -44,12 +44,18 @@ def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, 
 
 def select_rows(features: Features, rows: np.ndarray) -> Features:
     """The given rows, in the given order."""
-    return Features(
-        grid_BGV=features.grid_BGV[rows],
-        tokens_BTW=features.tokens_BTW[rows],
-        token_mask_BT=features.token_mask_BT[rows],
-        has_image_B=features.has_image_B[rows],
-        has_text_B=features.has_text_B[rows],
+    return Features(**{name: array[rows] for name, array in vars(features).items()})
+
+
+def replace_words(features: Features, towers: Towers, words: Sequence[str]) -> Features:
+    """The same rows with other words: what a picture and a wish are searched with."""
+    tokens_BTW, token_mask_BT, text_BR = towers.read(words)
+    return replace(
+        features,
+        text_BR=text_BR,
+        tokens_BTW=tokens_BTW,
+        token_mask_BT=token_mask_BT,
+        has_text_B=np.ones(len(words), bool),
     )
 
 
@@ -91,9 +97,11 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
         )
         for start in range(0, len(images), BATCH)
     ]
-    return _concatenate(
-        [replace(p, grid_BGV=p.grid_BGV.astype(np.float16), tokens_BTW=p.tokens_BTW.astype(np.float16)) for p in parts]
-    )
+    return _concatenate([Features(**{name: _halve(array) for name, array in vars(part).items()}) for part in parts])
+
+
+def _halve(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16) if array.dtype == np.float32 else array
 
 
 def _concatenate(parts: Sequence[Features]) -> Features:
@@ -102,10 +110,12 @@ def _concatenate(parts: Sequence[Features]) -> Features:
     def pad(array: np.ndarray) -> np.ndarray:
         return np.pad(array, [(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
 
+    padded = {"tokens_BTW", "token_mask_BT"}
     return Features(
-        grid_BGV=np.concatenate([part.grid_BGV for part in parts]),
-        tokens_BTW=np.concatenate([pad(part.tokens_BTW) for part in parts]),
-        token_mask_BT=np.concatenate([pad(part.token_mask_BT) for part in parts]),
-        has_image_B=np.concatenate([part.has_image_B for part in parts]),
-        has_text_B=np.concatenate([part.has_text_B for part in parts]),
+        **{
+            name: np.concatenate(
+                [pad(getattr(part, name)) if name in padded else getattr(part, name) for part in parts]
+            )
+            for name in vars(parts[0])
+        }
     )

@@ -1,77 +1,160 @@
-"""How grid tokens and text tokens become one vector.
+"""How tower outputs become one vector.
 
-A query vector, the mean of the projected modalities that are there, attends over the grid tokens and the
-text tokens; what it finds is added through a branch that starts at zero. So before training the fusion is
-the plain sum of PCA projections, and training can only move away from it where that lowers the loss.
+A vector has two parts. The label part is what kernel regression says of the labels; it is what makes items of a kind
+lie together. The instance part tells them apart: a projection of the tower outputs and of the words that the regression
+reads off a picture, which attends over the grid tokens and the text tokens; what it finds, and what the two modalities
+say together, are added through branches that start at zero.
 
-Shapes: B batch, G grid cells (the first is the mean of all), T text tokens, V visual width, W text width,
-D dimensions.
+Shapes: B batch, G grid cells, T text tokens, V visual width, W text width, S and R widths of the image and the text
+summary, L width of the label part, E evidence, D width of the instance part.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cbir.kernel import Blocks, KernelHead
+
+GAIN = 3.0  # of the evidence, whose parts have about unit length
+LABEL_EVIDENCE = 0.6
+RAW_EVIDENCE = 0.5
+ATTENTION = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """The sizes a fusion module is built with.
+
+    ``words``: components of the text summary that are read off a picture. ``label_shares``: length of the label part
+    where one modality is there, and where both are; the instance part has length 1.
+    """
+
+    visual_width: int
+    text_width: int
+    grid_cells: int
+    dimensions: int
+    labels: int
+    words: int
+    image_landmarks: int
+    text_landmarks: int
+    label_shares: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of some rows before anything is trained: evidence (B, E) and label predictions (B, L)."""
+
+    image_BE: torch.Tensor
+    text_BE: torch.Tensor
+    image_BL: torch.Tensor
+    text_BL: torch.Tensor
+
+    def select(self, rows: torch.Tensor) -> Evidence:
+        """The given rows."""
+        return Evidence(**{name: part[rows] for name, part in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """What attention looks at: grid tokens, text tokens, the text's mask, and which modalities are there."""
+
+    grid_BGV: torch.Tensor
+    text_BTW: torch.Tensor
+    mask_BT: torch.Tensor
+    has_image_B: torch.Tensor
+    has_text_B: torch.Tensor
+
 
 class Fusion(nn.Module):
-    """Image and text tokens -> unit vectors; either modality may be missing in any row."""
+    """Tower outputs -> unit vectors; either modality may be missing in any row."""
 
-    def __init__(self, *, visual_width: int, text_width: int, dimensions: int, dropout: float, heads: int = 4) -> None:
+    def __init__(
+        self, config: FusionConfig, *, visual_blocks: Blocks, text_blocks: Blocks, dropout: float = 0.0, heads: int = 4
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.visual = nn.Linear(visual_width, dimensions)
-        self.text = nn.Linear(text_width, dimensions)
-        self.visual_residual = _zero_residual(visual_width, dimensions, dropout=dropout)
-        self.text_residual = _zero_residual(text_width, dimensions, dropout=dropout)
-        self.grid_keys = nn.Linear(visual_width, 2 * dimensions)
-        self.token_keys = nn.Linear(text_width, 2 * dimensions)
-        self.query = nn.Linear(dimensions, dimensions)
-        self.found = _zero_linear(dimensions, dimensions)
-        self.mix = _zero_residual(3 * dimensions, dimensions, dropout=dropout)
+        self.heads, self.label_shares = heads, config.label_shares
+        self.labels = config.labels
+        self.head_width, self.raw_from = visual_blocks[0][0], visual_blocks[0][0] + visual_blocks[1][0]
+        raw = sum(width for width, _ in visual_blocks) - visual_blocks[1][0]
+        width = config.dimensions - config.labels
+        outputs = config.labels + config.words
+        self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
+        self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
+        self.read_words = nn.Linear(sum(w for w, _ in text_blocks), config.words).requires_grad_(False)
+        self.image = nn.Linear(outputs + raw, width)
+        self.text = nn.Linear(outputs, width)
+        self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)
+        self.text_residual = _zero_residual(outputs, width, dropout=dropout)
+        self.input_dropout = nn.Dropout(dropout / 2)
+        self.grid_keys = nn.Linear(config.visual_width, 2 * ATTENTION)
+        self.token_keys = nn.Linear(config.text_width, 2 * ATTENTION)
+        self.query = nn.Linear(width, ATTENTION)
+        self.found = _zero_linear(ATTENTION, width)
+        self.mix = _zero_residual(3 * width, width, dropout=dropout, dropout_in=0.0)
+        self.trust = _zero_linear(outputs + config.labels, 1)
 
-    def forward(
-        self,
-        grid_BGV: torch.Tensor,
-        tokens_BTW: torch.Tensor,
-        *,
-        token_mask_BT: torch.Tensor,
-        has_image_B: torch.Tensor,
-        has_text_B: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return unit vectors (B, D). Rows of a missing modality are ignored, whatever they hold."""
-        image_BD = self._see(grid_BGV) * has_image_B[:, None]
-        text_BD = self._read(tokens_BTW, token_mask_BT) * has_text_B[:, None]
-        base_BD = F.normalize(image_BD + text_BD, dim=1)
-        found_BD = self._attend(base_BD, grid_BGV, tokens_BTW, token_mask_BT, has_image_B, has_text_B)
-        mixed_BD = self.mix(torch.cat([image_BD, text_BD, image_BD * text_BD], dim=1))
-        return F.normalize(base_BD + self.found(found_BD) + mixed_BD, dim=1)
+    def forward(self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, tokens: Tokens) -> torch.Tensor:
+        """Return unit vectors. Rows of a missing modality are ignored, whatever they hold."""
+        with torch.no_grad():
+            evidence = self.assemble(
+                image_BS, text_BR, image_BO=self.image_head(image_BS), text_BL=self.text_head(text_BR)
+            )
+        return self.compose(self.blend(evidence, tokens=tokens), evidence, tokens=tokens)
 
-    def _see(self, grid_BGV: torch.Tensor) -> torch.Tensor:
-        pooled_BV = F.normalize(grid_BGV[:, 0], dim=1)
-        return F.normalize(self.visual(pooled_BV) + self.visual_residual(pooled_BV), dim=1)
-
-    def _read(self, tokens_BTW: torch.Tensor, token_mask_BT: torch.Tensor) -> torch.Tensor:
-        pooled_BW = F.normalize((tokens_BTW * token_mask_BT[..., None]).sum(1), dim=1)
-        return F.normalize(self.text(pooled_BW) + self.text_residual(pooled_BW), dim=1)
-
-    def _attend(
-        self,
-        base_BD: torch.Tensor,
-        grid_BGV: torch.Tensor,
-        tokens_BTW: torch.Tensor,
-        token_mask_BT: torch.Tensor,
-        has_image_B: torch.Tensor,
-        has_text_B: torch.Tensor,
-    ) -> torch.Tensor:
-        key_value = torch.cat([self.grid_keys(grid_BGV), self.token_keys(tokens_BTW)], dim=1)
-        key, value = (self._split_heads(part) for part in key_value.chunk(2, dim=2))
-        there = torch.cat(
-            [has_image_B[:, None].expand(-1, grid_BGV.shape[1]), token_mask_BT & has_text_B[:, None]], dim=1
+    def assemble(
+        self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, image_BO: torch.Tensor, text_BL: torch.Tensor
+    ) -> Evidence:
+        """Put predictions of the kernel heads beside what the towers say themselves."""
+        seen_BS = self.image_head.standardise(image_BS)
+        head, levels = seen_BS[:, : self.head_width], seen_BS[:, self.raw_from :]
+        raw = torch.cat([0.5 * F.normalize(head, dim=1), F.normalize(levels, dim=1)], dim=1)
+        image_BL, words = image_BO[:, : self.labels], image_BO[:, self.labels :]
+        own_words = self.read_words(self.text_head.normalise(text_BR))
+        return Evidence(
+            image_BE=GAIN * torch.cat([LABEL_EVIDENCE * image_BL, words, RAW_EVIDENCE * raw], dim=1),
+            text_BE=GAIN * torch.cat([LABEL_EVIDENCE * text_BL, own_words], dim=1),
+            image_BL=image_BL,
+            text_BL=text_BL,
         )
+
+    def blend(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
+        """The instance part, unit vectors (B, D)."""
+        image_BD = self._see(evidence.image_BE) * tokens.has_image_B[:, None]
+        text_BD = F.normalize(self.text(evidence.text_BE) + self.text_residual(evidence.text_BE), dim=1)
+        text_BD = text_BD * tokens.has_text_B[:, None]
+        base_BD = F.normalize(image_BD + text_BD, dim=1)
+        mixed_BD = self.mix(torch.cat([image_BD, text_BD, image_BD * text_BD], dim=1))
+        return F.normalize(base_BD + self.found(self._attend(base_BD, tokens)) + mixed_BD, dim=1)
+
+    def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
+        """The whole vector: the label part, longer where both modalities are there, then the instance part."""
+        alone, both = self.label_shares
+        share_B1 = alone + (both - alone) * (tokens.has_image_B & tokens.has_text_B)[:, None]
+        return F.normalize(
+            torch.cat([share_B1 * self.judge_labels(evidence, tokens=tokens), instance_BD], dim=1), dim=1
+        )
+
+    def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
+        """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""
+        agreement = torch.cat([evidence.text_BE, evidence.image_BL * evidence.text_BL], dim=1)
+        trust_B1 = 2 * torch.sigmoid(self.trust(agreement)) * tokens.has_text_B[:, None]
+        return F.normalize(evidence.image_BL * tokens.has_image_B[:, None] + trust_B1 * evidence.text_BL, dim=1)
+
+    def _see(self, image_BE: torch.Tensor) -> torch.Tensor:
+        image_BE = self.input_dropout(image_BE)
+        return F.normalize(self.image(image_BE) + self.image_residual(image_BE), dim=1)
+
+    def _attend(self, base_BD: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        key_value = torch.cat([self.grid_keys(tokens.grid_BGV), self.token_keys(tokens.text_BTW)], dim=1)
+        key, value = (self._split_heads(part) for part in key_value.chunk(2, dim=2))
+        grid_BG = tokens.has_image_B[:, None].expand(-1, tokens.grid_BGV.shape[1])
+        there_BK = torch.cat([grid_BG, tokens.mask_BT & tokens.has_text_B[:, None]], dim=1)
         query = self._split_heads(self.query(base_BD)[:, None])
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=there[:, None, None, :])
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=there_BK[:, None, None, :])
         return found.transpose(1, 2).flatten(1)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -85,18 +168,26 @@ def _zero_linear(width_in: int, width_out: int) -> nn.Linear:
     return linear
 
 
-def _zero_residual(width_in: int, width_out: int, *, dropout: float) -> nn.Sequential:
+def _zero_residual(width_in: int, width_out: int, *, dropout: float, dropout_in: float | None = None) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width_in, 2 * width_out),
+        nn.Dropout(dropout if dropout_in is None else dropout_in),
+        nn.Linear(width_in, 512),
         nn.GELU(),
         nn.Dropout(dropout),
-        _zero_linear(2 * width_out, width_out),
+        _zero_linear(512, width_out),
     )
 
 
-def set_projection(linear: nn.Linear, *, mean: torch.Tensor, components: torch.Tensor) -> None:
-    """Make ``linear`` the PCA projection ``components @ (x - mean)``; rows missing from it become zero."""
+def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Tensor) -> None:
+    """Start both projections at the directions in which images and texts vary together most.
+
+    The singular vectors of their cross-covariance (partial least squares; Wold 1985). Rows are pairs.
+    """
     with torch.no_grad():
-        linear.weight.zero_()
-        linear.weight[: len(components)] = components
-        linear.bias.copy_(-linear.weight @ mean)
+        mean_i, mean_t = image_NE.mean(0), text_NE.mean(0)
+        u, strength, vh = torch.linalg.svd((image_NE - mean_i).T @ (text_NE - mean_t), full_matrices=False)
+        kept = min(len(strength), fusion.image.out_features)
+        for linear, mean, direction in ((fusion.image, mean_i, u.T), (fusion.text, mean_t, vh)):
+            linear.weight.zero_()
+            linear.weight[:kept] = direction[:kept]
+            linear.bias.copy_(-linear.weight @ mean)

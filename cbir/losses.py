@@ -1,6 +1,6 @@
-"""Which contrastive losses draw views of the same item, and items of the same label, together.
+"""Which losses draw views of the same item, and items of the same label, together.
 
-Shapes: B batch, D dimensions. Vectors are unit rows; every loss is a scalar tensor.
+Shapes: B batch, D dimensions, L labels. Vectors are unit rows; every loss is a scalar tensor.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ def info_nce(
     return (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
 
 
-def supervised_contrastive(vector_BD: torch.Tensor, *, positive_BB: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Supervised contrastive loss, L_out of Khosla et al. 2020; anchors without a positive are left out."""
-    eye_BB = torch.eye(len(vector_BD), dtype=torch.bool)
-    logits_BB = (vector_BD @ vector_BD.T / temperature).masked_fill(eye_BB, float("-inf"))
-    log_probability_BB = F.log_softmax(logits_BB, dim=1).masked_fill(eye_BB, 0.0)
-    positive_BB = positive_BB & ~eye_BB
-    count_B = positive_BB.sum(1)
+def proxy_loss(
+    vector_BD: torch.Tensor, proxy_LD: torch.Tensor, *, label_BL: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Cross-entropy to one learned unit vector a label (Movshovitz-Attias et al. 2017; Zhai & Wu 2019).
+
+    Rows of ``label_BL`` (0 or 1) without a label are left out; a tenth of each target is spread over all labels.
+    """
+    count_B = label_BL.sum(1)
     if not bool(count_B.any()):
         return vector_BD.sum() * 0.0
-    per_anchor_B = -(log_probability_BB * positive_BB).sum(1) / count_B.clamp(min=1)
-    return per_anchor_B[count_B > 0].mean()
+    some = count_B > 0
+    logits = vector_BD[some] @ F.normalize(proxy_LD, dim=1).T / temperature
+    return F.cross_entropy(logits, label_BL[some] / count_B[some, None], label_smoothing=0.1)

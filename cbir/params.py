@@ -47,17 +47,23 @@ class SplitParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainParams:
-    """Frozen towers, a trained fusion; see ``docs/encoder.md``."""
+    """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 
-    dimensions: int = Field(256, ge=16, le=2048)
-    epochs: int = Field(40, ge=1)
+    ``label_share_alone``, ``label_share_both``: length of a vector's label part where one modality is there, and where
+    both are, beside an instance part of length 1.
+    """
+
+    dimensions: int = Field(384, ge=16, le=2048)
+    epochs: int = Field(10, ge=1)
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     temperature: float = Field(0.07, gt=0)
-    label_weight: float = Field(1.0, ge=0)
+    label_weight: float = Field(0.5, ge=0)
     relative_weight: float = Field(1.0, ge=0)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    label_share_alone: float = Field(0.4, ge=0)
+    label_share_both: float = Field(1.5, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
     seed: int = 0
 
 

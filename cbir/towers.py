@@ -4,8 +4,11 @@ The default is an open_clip custom model of two pretrained towers that come as w
 (ImageNet) and MiniLM-L6 (sentences). Towers are exported to ONNX once and run by ONNX Runtime, which on a
 CPU is several times faster than eager PyTorch.
 
-Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width,
-T text tokens, W text width.
+Beside the tokens of its last layer each tower gives a summary of all its layers: what a picture is made of (colour,
+texture, outline) and which words a text has are seen in the first layers and gone in the last.
+
+Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width, T text tokens,
+W text width, S and R widths of the image's and the text's summary.
 """
 
 from __future__ import annotations
@@ -31,6 +34,21 @@ GRID_CELLS = 10
 VISUAL_WIDTH = 1280
 TEXT_WIDTH = 384
 MAX_TOKENS = 48
+# Width and weight of the summaries' blocks. Image: the mean of the last map, 3 x 3 cells of the map before it, then
+# mean and deviation of the pixels and of every stage. Text: the mean of the last layer, of the words' own vectors, of
+# layers 3 and 1. Weights were chosen on OpenMoji's training items (docs/benchmarks.md).
+STAGE_WIDTHS = (3, 32, 16, 24, 40, 80, 112, 192, 320)
+STAGE_WEIGHTS = (1.5, 1.0, 1.0, 1.0, 1.0, 4.0, 1.0, 2.5, 1.5)
+VISUAL_BLOCKS = (
+    (VISUAL_WIDTH, 0.3),
+    (9 * STAGE_WIDTHS[-1], 5.0),
+    *((2 * width, weight) for width, weight in zip(STAGE_WIDTHS, STAGE_WEIGHTS, strict=True)),
+)
+FIRST_WORD = 999  # of BERT's vocabulary; ids below are special tokens
+TEXT_LAYERS = (3, 1)
+TEXT_BLOCKS = ((TEXT_WIDTH, 1.0), (TEXT_WIDTH, 1.0), (TEXT_WIDTH, 0.25), (TEXT_WIDTH, 0.1))
+IMAGE_SUMMARY = sum(width for width, _ in VISUAL_BLOCKS)
+TEXT_SUMMARY = sum(width for width, _ in TEXT_BLOCKS)
 VISUAL_ONNX = "visual.onnx"
 TEXT_ONNX = "text.onnx"
 TOKENIZER = "tokenizer.json"
@@ -119,17 +137,29 @@ def load_by_order(trunk: Any, weights: Mapping[str, Any]) -> None:
 
 def _grid_module(model: Any) -> Any:
     import torch
+    import torch.nn.functional as F
+
+    def describe(map_BCHW: Any) -> list[Any]:
+        mean_BC = map_BCHW.mean((2, 3))
+        return [mean_BC, ((map_BCHW - mean_BC[..., None, None]) ** 2).mean((2, 3)).sqrt()]
 
     class Grid(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.trunk = model.visual.trunk
 
-        def forward(self, pixels: Any) -> Any:
-            map_BVHW = self.trunk.forward_features(pixels)
-            mean_BV1 = map_BVHW.mean((2, 3))[..., None]
-            cells_BVG = torch.nn.functional.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
-            return torch.cat([mean_BV1, cells_BVG], dim=2).transpose(1, 2)
+        def forward(self, pixels: Any) -> tuple[Any, Any]:
+            state = self.trunk.bn1(self.trunk.conv_stem(pixels))
+            levels = describe(pixels) + describe(state)
+            for block in self.trunk.blocks:
+                state = block(state)
+                levels += describe(state)
+            outlines_BF = F.avg_pool2d(state, kernel_size=3, stride=2).flatten(1)
+            map_BVHW = self.trunk.bn2(self.trunk.conv_head(state))
+            mean_BV = map_BVHW.mean((2, 3))
+            cells_BVG = F.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
+            tokens_BGV = torch.cat([mean_BV[..., None], cells_BVG], dim=2).transpose(1, 2)
+            return tokens_BGV, torch.cat([mean_BV, outlines_BF, *levels], dim=1)
 
     return Grid().eval()
 
@@ -142,10 +172,18 @@ def _token_module(model: Any) -> Any:
             super().__init__()
             self.transformer = model.text.transformer
 
-        def forward(self, ids: Any, mask: Any) -> Any:
-            return self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+        def forward(self, ids: Any, mask: Any) -> tuple[Any, Any]:
+            layers = self.transformer(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            words_BTW = self.transformer.embeddings.word_embeddings(ids)
+            means = [_mean(layers[-1], mask), _mean(words_BTW, mask * (ids >= FIRST_WORD))]
+            means += [_mean(layers[number], mask) for number in TEXT_LAYERS]
+            return layers[-1], torch.cat(means, dim=1)
 
     return Tokens().eval()
+
+
+def _mean(states_BTW: Any, mask_BT: Any) -> Any:
+    return (states_BTW * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True).clamp(min=1)
 
 
 def _export(module: Any, example: tuple[Any, ...], path: Path, *, names: list[str], axes: list[dict[int, str]]) -> None:
@@ -157,8 +195,8 @@ def _export(module: Any, example: tuple[Any, ...], path: Path, *, names: list[st
             example,
             str(path),
             input_names=names,
-            output_names=["tokens"],
-            dynamic_axes={**dict(zip(names, axes, strict=True)), "tokens": axes[0]},
+            output_names=["tokens", "summary"],
+            dynamic_axes={**dict(zip(names, axes, strict=True)), "tokens": axes[0], "summary": {0: "batch"}},
             dynamo=False,
             opset_version=17,
         )
@@ -182,17 +220,19 @@ class Towers:
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding()
 
-    def see(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Square RGB images -> grid tokens, float32 (B, G, V)."""
+    def see(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """Square RGB images -> grid tokens, float32 (B, G, V), and the summary, float32 (B, S)."""
         pixels = np.stack([normalise_pixels(image) for image in images])
-        return self._visual.run(None, {"pixels": pixels})[0]
+        tokens, summary = self._visual.run(None, {"pixels": pixels})
+        return tokens, summary
 
-    def read(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> token states, float32 (B, T, W), and their mask, bool (B, T)."""
+    def read(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Texts -> token states, float32 (B, T, W), their mask, bool (B, T), and the summary, float32 (B, R)."""
         encodings = self._tokenizer.encode_batch(list(texts))
         ids = np.array([e.ids for e in encodings], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
-        return self._text.run(None, {"ids": ids, "mask": mask})[0], mask.astype(bool)
+        tokens, summary = self._text.run(None, {"ids": ids, "mask": mask})
+        return tokens, mask.astype(bool), summary
 
 
 def normalise_pixels(image: Image.Image) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How the fusion is trained on the cached outputs of the frozen towers.
 
-Shapes: N items, B batch, L labels, D dimensions.
+Shapes: N items, P training items, B batch, L labels, E evidence, D dimensions of the instance part.
 """
 
 from __future__ import annotations
@@ -8,28 +8,42 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import Progress
 
-from cbir.encoder import Features, FusionConfig, build_fusion, run_fusion, save_fusion
+from cbir.encoder import Features, build_fusion, make_tokens, run_fusion, save_fusion
 from cbir.errors import CbirError, TrainingError
-from cbir.features import first_captions, keep_modalities, load_features, select_rows
-from cbir.fusion import Fusion, set_projection
-from cbir.losses import info_nce, supervised_contrastive
+from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
+from cbir.fusion import Evidence, Fusion, FusionConfig, Tokens, align_projections
+from cbir.kernel import KernelHead, draw_folds, fit_kernel_head
+from cbir.losses import info_nce, proxy_loss
 from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.params import TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
-from cbir.towers import GRID_CELLS, TEXT_WIDTH, VISUAL_WIDTH, Towers, export_default_towers
+from cbir.towers import (
+    GRID_CELLS,
+    TEXT_BLOCKS,
+    TEXT_WIDTH,
+    VISUAL_BLOCKS,
+    VISUAL_WIDTH,
+    Towers,
+    export_default_towers,
+)
 
 LEAST_ITEMS = 16
-CHECK_EVERY = 5
+WORDS = 512
+PROXY_TEMPERATURE = 0.15
+TRUST_RATE = 10  # the one weight vector that decides on trust learns faster, for it starts at zero alone
+VIEWS = ((True, False), (False, True), (True, True))
+PAIRS = ((0, 1, 2 / 3), (0, 2, 1 / 6), (1, 2, 1 / 6))  # of views, with the weight of each
 
 
 def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> None:
@@ -43,19 +57,26 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
     """
     torch.manual_seed(params.seed)
     torch.use_deterministic_algorithms(True)
-    items, where = _read_split_items(ingested, split)
+    items, table = _read_split_items(ingested, split)
+    rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
+    if len(rows["train"]) < LEAST_ITEMS:
+        raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     export_default_towers(partial)
     features = load_features(items, towers_folder=partial)
     data = _TrainingData(
-        items, features, relative=read_relative(ingested, items["id"].to_pylist()), towers=Towers(partial)
+        items,
+        select_rows(features, rows["train"]),
+        rows=rows["train"],
+        cluster=table["cluster"],
+        most_labels=params.dimensions // 3,
     )
-    rows = {name: np.flatnonzero(where == name) for name in ("train", "validation")}
-    if len(rows["train"]) < LEAST_ITEMS:
-        raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
-    fusion, config = _start_fusion(features, rows["train"], params=params)
-    history = _fit(fusion, data, rows=rows, params=params)
+    relative = _RelativeWords(data, read_relative(ingested, data.ids), towers=Towers(partial))
+    checked = _Checked(select_rows(features, rows["validation"]), items["labels"].take(rows["validation"]).to_pylist())
+    del features
+    fusion, config, evidence = _start_fusion(data, params=params)
+    history = _fit(fusion, data, evidence=evidence, relative=relative, checked=checked, params=params)
     save_fusion(fusion, config, partial)
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
@@ -63,63 +84,153 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
 
 
 class _TrainingData:
-    """Features, labels, captions and relative captions of all items, by row."""
+    """Features, labels, clusters and codes of captions and pictures of the training items."""
 
     def __init__(
-        self, items: pa.Table, features: Features, *, relative: list[tuple[int, str, int]], towers: Towers
+        self, items: pa.Table, features: Features, *, rows: np.ndarray, cluster: np.ndarray, most_labels: int
     ) -> None:
+        items = items.take(rows)
         self.ids = items["id"].to_pylist()
         self.features = features
-        self.relative = relative
-        self.towers = towers
         self.label_NL = encode_labels(items["labels"].to_pylist())
-        self.caption_N = np.unique(
-            [text or f"\0{i}" for i, text in enumerate(first_captions(items))], return_inverse=True
-        )[1]
+        self.basis_LC = _find_basis(self.label_NL, most=most_labels)
+        self.cluster_N = cluster[rows]
+        captions = [text or f"\0{i}" for i, text in enumerate(first_captions(items))]
+        self.caption_N = np.unique(captions, return_inverse=True)[1]
         self.image_N = np.unique(items["sha256"].to_pylist(), return_inverse=True)[1]
 
 
-def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, np.ndarray]:
-    """Items and the split of each. Test items too: towers see them here for the cache, training never does."""
+@dataclass(frozen=True)
+class _Checked:
+    """The validation items, on which the epoch is chosen."""
+
+    features: Features
+    labels: list[list[str]]
+
+
+class _RelativeWords:
+    """Relative captions of the training items, their words read once by the text tower."""
+
+    def __init__(self, data: _TrainingData, pairs: list[tuple[int, str, int]], *, towers: Towers) -> None:
+        words = sorted({caption for _, caption, _ in pairs})
+        self.reference = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
+        self.word = np.array([words.index(caption) for _, caption, _ in pairs], dtype=np.int64)
+        self.target = np.array([target for _, _, target in pairs], dtype=np.int64)
+        if words:
+            self.features = replace_words(select_rows(data.features, np.zeros(len(words), np.int64)), towers, words)
+
+
+def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, np.ndarray]]:
+    """Items, and the split and cluster of each. Test items too: the towers' outputs are cached here for all."""
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
-    table = read_table(split / "split.parquet", made_by="split")
-    where = dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
-    return items, np.array([where[i] for i in items["id"].to_pylist()])
+    table = read_table(split / "split.parquet", made_by="split").to_pydict()
+    row = {id_: n for n, id_ in enumerate(table["id"])}
+    order = [row[id_] for id_ in items["id"].to_pylist()]
+    return items, {name: np.array(table[name])[order] for name in ("split", "cluster")}
 
 
-def _start_fusion(features: Features, rows: np.ndarray, *, params: TrainParams) -> tuple[Fusion, FusionConfig]:
+def _start_fusion(data: _TrainingData, *, params: TrainParams) -> tuple[Fusion, FusionConfig, Evidence]:
+    """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items."""
+    rng = np.random.default_rng(params.seed)
+    features = data.features
+    seen, read = np.flatnonzero(features.has_image_B), np.flatnonzero(features.has_text_B)
+    label_NC = (data.label_NL - data.label_NL.mean(0)) @ data.basis_LC
+    text_head, text_NC = _fit_rows(features.text_BR, label_NC, rows=read, blocks=TEXT_BLOCKS, data=data, rng=rng)
+    own_NR = text_head.normalise(torch.from_numpy(features.text_BR).float()).numpy()
+    mean_R = own_NR[read].mean(0) if len(read) else own_NR.mean(0)
+    centred_NR = (own_NR - mean_R) * features.has_text_B[:, None]
+    components = np.linalg.svd(centred_NR[read], full_matrices=False)[2][:WORDS]
+    word_NW = centred_NR @ components.T
+    target_NO = np.concatenate([label_NC, word_NW], axis=1)
+    image_head, image_NO = _fit_rows(features.image_BS, target_NO, rows=seen, blocks=VISUAL_BLOCKS, data=data, rng=rng)
+    labels = label_NC.shape[1]
+    _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
+    _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
     config = FusionConfig(
-        visual_width=VISUAL_WIDTH, text_width=TEXT_WIDTH, dimensions=params.dimensions, grid_cells=GRID_CELLS
+        visual_width=VISUAL_WIDTH,
+        text_width=TEXT_WIDTH,
+        grid_cells=GRID_CELLS,
+        dimensions=params.dimensions,
+        labels=labels,
+        words=len(components),
+        image_landmarks=len(image_head.landmark_MF),
+        text_landmarks=len(text_head.landmark_MF),
+        label_shares=(params.label_share_alone, params.label_share_both),
     )
     fusion = build_fusion(config, dropout=params.dropout)
-    train = select_rows(features, rows)
-    pooled_NV = train.grid_BGV[train.has_image_B, 0].astype(np.float32)
-    summed_NTW = (train.tokens_BTW * train.token_mask_BT[..., None]).astype(np.float32)
-    for linear, pooled in ((fusion.visual, pooled_NV), (fusion.text, summed_NTW.sum(1)[train.has_text_B])):
-        if len(pooled):
-            _set_pca(linear, pooled / np.linalg.norm(pooled, axis=1, keepdims=True), params.dimensions)
-    return fusion, config
+    fusion.image_head, fusion.text_head = image_head, text_head
+    reader = torch.from_numpy(components / max(_measure(word_NW[read]), 1e-9))
+    fusion.read_words.weight.copy_(reader)
+    fusion.read_words.bias.copy_(-reader @ torch.from_numpy(mean_R))
+    evidence = fusion.assemble(
+        torch.from_numpy(features.image_BS).float(),
+        torch.from_numpy(features.text_BR).float(),
+        image_BO=torch.from_numpy(image_NO).float(),
+        text_BL=torch.from_numpy(text_NC).float(),
+    )
+    both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
+    if len(both) > 1:
+        align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
+    return fusion, config, evidence
 
 
-def _set_pca(linear: torch.nn.Linear, pooled_NV: np.ndarray, dimensions: int) -> None:
-    mean_V = pooled_NV.mean(0)
-    _, _, components = np.linalg.svd(pooled_NV - mean_V, full_matrices=False)
-    set_projection(linear, mean=torch.from_numpy(mean_V), components=torch.from_numpy(components[:dimensions].copy()))
+def _find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:
+    """The at most ``most`` principal directions of the labels, (L, C); C is 0 where there is nothing to tell apart."""
+    _, strength, directions = np.linalg.svd(label_NL - label_NL.mean(0), full_matrices=False)
+    return np.ascontiguousarray(directions[:most][strength[:most] > 1e-3].T)
+
+
+def _fit_rows(
+    x_NF: np.ndarray,
+    target_NO: np.ndarray,
+    *,
+    rows: np.ndarray,
+    blocks: Any,
+    data: _TrainingData,
+    rng: np.random.Generator,
+) -> tuple[KernelHead, np.ndarray]:
+    """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero."""
+    predicted_NO = np.zeros(target_NO.shape, np.float32)
+    if len(rows) == 0:
+        return KernelHead(blocks=blocks, landmarks=1, outputs=target_NO.shape[1]), predicted_NO
+    fold_P = draw_folds(data.cluster_N[rows], rng=rng)
+    head, predicted_NO[rows] = fit_kernel_head(x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_P, rng=rng)
+    return head, predicted_NO
+
+
+def _scale_outputs(head: KernelHead, predicted_NO: np.ndarray, *, parts: list[slice]) -> None:
+    """Give each part of the outputs unit length on average, in the head and in ``predicted_NO``."""
+    factor_O = np.ones(predicted_NO.shape[1], np.float32)
+    for part in parts:
+        factor_O[part] = 1 / max(_measure(predicted_NO[:, part]), 1e-6)
+    head.rescale(torch.from_numpy(factor_O))
+    predicted_NO *= factor_O
+
+
+def _measure(row_NO: np.ndarray) -> float:
+    """Root mean square length of the rows."""
+    return float(np.sqrt((row_NO.astype(np.float64) ** 2).sum(1).mean())) if len(row_NO) else 0.0
 
 
 def _fit(
-    fusion: Fusion, data: _TrainingData, *, rows: dict[str, np.ndarray], params: TrainParams
+    fusion: Fusion,
+    data: _TrainingData,
+    *,
+    evidence: Evidence,
+    relative: _RelativeWords,
+    checked: _Checked,
+    params: TrainParams,
 ) -> list[dict[str, Any]]:
     rng = np.random.default_rng(params.seed)
-    train = rows["train"]
-    in_train = np.zeros(len(data.ids), bool)
-    in_train[train] = True
-    relative = [r for r in data.relative if in_train[r[0]] and in_train[r[2]]]
-    relative_words = _RelativeWords(data, relative)
-    steps = max(len(train) // params.batch_size, 1)
-    optimiser = torch.optim.AdamW(fusion.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    loss_of = _Loss(fusion, data, evidence=evidence, relative=relative, params=params)
+    steps = max(len(data.ids) // params.batch_size, 1)
+    trained = [p for p in (*fusion.parameters(), loss_of.proxy_LD) if p.requires_grad]
+    trust = set(fusion.trust.parameters())
+    rates = [params.learning_rate, TRUST_RATE * params.learning_rate]
+    groups = [{"params": [p for p in trained if p not in trust]}, {"params": list(trust)}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=params.learning_rate, total_steps=steps * params.epochs, pct_start=0.1
+        optimiser, max_lr=rates, total_steps=steps * params.epochs + 1, pct_start=0.1
     )
     history: list[dict[str, Any]] = []
     best, best_weights = -1.0, None
@@ -128,11 +239,8 @@ def _fit(
         for epoch in range(params.epochs):
             fusion.train()
             losses = []
-            for batch in np.array_split(rng.permutation(train), steps):
-                loss = _compute_loss(fusion, data, batch=batch, params=params)
-                if relative:
-                    pairs = rng.choice(len(relative), min(params.batch_size, len(relative)), replace=False)
-                    loss = loss + params.relative_weight * relative_words.compute_loss(fusion, pairs, params=params)
+            for batch in np.array_split(rng.permutation(len(data.ids)), steps):
+                loss = loss_of(batch, rng=rng)
                 if not bool(torch.isfinite(loss)):
                     named = ", ".join(data.ids[n] for n in batch[:5])
                     raise TrainingError(
@@ -140,16 +248,14 @@ def _fit(
                     )
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(fusion.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(trained, 5.0)
                 optimiser.step()
                 schedule.step()
                 losses.append(loss.item())
-            row: dict[str, Any] = {"epoch": epoch, "loss": float(np.mean(losses))}
-            if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == params.epochs:
-                row |= _check(fusion, data, rows=rows["validation"])
-                if row["validation"] >= best:
-                    best = row["validation"]
-                    best_weights = {name: t.detach().clone() for name, t in fusion.state_dict().items()}
+            row = {"epoch": epoch, "loss": float(np.mean(losses)), **_check(fusion, checked)}
+            if row["validation"] >= best:
+                best = row["validation"]
+                best_weights = {name: t.detach().clone() for name, t in fusion.state_dict().items()}
             history.append(row)
             progress.update(bar, advance=1, description=f"train loss {row['loss']:.3f}")
     if best_weights is not None:
@@ -157,85 +263,138 @@ def _fit(
     return history
 
 
-def _compute_loss(fusion: Fusion, data: _TrainingData, *, batch: np.ndarray, params: TrainParams) -> torch.Tensor:
-    features = select_rows(data.features, batch)
-    views = [
-        run_fusion(fusion, keep_modalities(features, image=image, text=text))
-        for image, text in ((True, False), (False, True), (True, True))
-    ]
-    same_BB = _equal(data.caption_N[batch]) | _equal(data.image_N[batch])
-    there = [features.has_image_B, features.has_text_B, features.has_image_B & features.has_text_B]
-    loss = torch.zeros(())
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        both = np.flatnonzero(there[a] & there[b])
-        if len(both) > 1:
-            pairs = same_BB[both][:, both]
-            loss = loss + info_nce(views[a][both], views[b][both], same_BB=pairs, temperature=params.temperature) / 3
-    label_BL = data.label_NL[batch]
-    positive_BB = torch.from_numpy(label_BL @ label_BL.T > 0)
-    kept = torch.from_numpy(np.concatenate(there))
-    vector = torch.cat(views)[kept]
-    positive = positive_BB.repeat(3, 3)[kept][:, kept]
-    return loss + params.label_weight * supervised_contrastive(
-        vector, positive_BB=positive, temperature=params.temperature
-    )
+class _Loss:
+    """The loss of one batch: its views against each other, its labels, and as many relative captions."""
+
+    def __init__(
+        self,
+        fusion: Fusion,
+        data: _TrainingData,
+        *,
+        evidence: Evidence,
+        relative: _RelativeWords,
+        params: TrainParams,
+    ) -> None:
+        self.fusion, self.data, self.evidence = fusion, data, evidence
+        self.relative, self.params = relative, params
+        self.label_NL = torch.from_numpy(data.label_NL)
+        self.place_LC = torch.from_numpy(data.basis_LC)
+        width = fusion.image.out_features
+        self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
+        if len(relative.word):
+            words = relative.features
+            with torch.no_grad():
+                image_BS, text_BR = (torch.from_numpy(part).float() for part in (words.image_BS, words.text_BR))
+                self.words = fusion.assemble(
+                    image_BS, text_BR, image_BO=fusion.image_head(image_BS), text_BL=fusion.text_head(text_BR)
+                )
+
+    def __call__(self, batch: np.ndarray, *, rng: np.random.Generator) -> torch.Tensor:
+        """The loss of the items at ``batch``, and of relative captions drawn by ``rng``."""
+        loss = self._compare_views(batch)
+        if len(self.relative.word):
+            count = min(self.params.batch_size, len(self.relative.word))
+            pairs = rng.choice(len(self.relative.word), count, replace=False)
+            loss = loss + self.params.relative_weight * self._compare_relative(pairs)
+        return loss
+
+    def _compare_views(self, batch: np.ndarray) -> torch.Tensor:
+        features = select_rows(self.data.features, batch)
+        evidence = self.evidence.select(torch.from_numpy(batch))
+        views = [
+            self.fusion.blend(evidence, tokens=make_tokens(keep_modalities(features, image=image, text=text)))
+            for image, text in VIEWS
+        ]
+        same_BB = _equal(self.data.caption_N[batch]) | _equal(self.data.image_N[batch])
+        there = [features.has_image_B, features.has_text_B, features.has_image_B & features.has_text_B]
+        loss = torch.zeros(())
+        for a, b, weight in PAIRS:
+            both = np.flatnonzero(there[a] & there[b])
+            if len(both) > 1:
+                loss = loss + weight * info_nce(
+                    views[a][both],
+                    views[b][both],
+                    same_BB=same_BB[both][:, both],
+                    temperature=self.params.temperature,
+                )
+        label_BL = self.label_NL[batch]
+        for view, shown in zip(views, there, strict=True):
+            labels = proxy_loss(view[shown], self.proxy_LD, label_BL=label_BL[shown], temperature=PROXY_TEMPERATURE)
+            loss = loss + self.params.label_weight * labels / len(views)
+        return loss + self.params.label_weight * self._judge_labels(evidence, features=features, label_BL=label_BL)
+
+    def _judge_labels(self, evidence: Evidence, *, features: Features, label_BL: torch.Tensor) -> torch.Tensor:
+        """Proxy loss of the label part, whose proxies are known: the labels' own places in it."""
+        judged = self.fusion.judge_labels(evidence, tokens=make_tokens(features))
+        return proxy_loss(judged, self.place_LC, label_BL=label_BL, temperature=PROXY_TEMPERATURE)
+
+    def _compare_relative(self, pairs: np.ndarray) -> torch.Tensor:
+        """InfoNCE from reference picture and words to the target as the index holds it, picture and caption."""
+        relative = self.relative
+        reference, word, target = relative.reference[pairs], relative.word[pairs], relative.target[pairs]
+        asked_evidence = self.evidence.select(torch.from_numpy(reference))
+        words = self.words.select(torch.from_numpy(word))
+        asked_evidence = Evidence(
+            image_BE=asked_evidence.image_BE,
+            image_BL=asked_evidence.image_BL,
+            text_BE=words.text_BE,
+            text_BL=words.text_BL,
+        )
+        pictures, spoken = select_rows(self.data.features, reference), select_rows(relative.features, word)
+        asked = Features(
+            image_BS=pictures.image_BS,
+            grid_BGV=pictures.grid_BGV,
+            has_image_B=pictures.has_image_B,
+            text_BR=spoken.text_BR,
+            tokens_BTW=spoken.tokens_BTW,
+            token_mask_BT=spoken.token_mask_BT,
+            has_text_B=spoken.has_text_B,
+        )
+        answer = make_tokens(select_rows(self.data.features, target))
+        return self._match_targets(
+            asked_evidence, make_tokens(asked), self.evidence.select(torch.from_numpy(target)), answer, target=target
+        )
+
+    def _match_targets(
+        self, asked: Evidence, asked_tokens: Tokens, answer: Evidence, answer_tokens: Tokens, *, target: np.ndarray
+    ) -> torch.Tensor:
+        """InfoNCE of the instance parts; and of the whole vectors, which teaches only how far to trust the words."""
+        query_BD, key_BD = (
+            self.fusion.blend(asked, tokens=asked_tokens),
+            self.fusion.blend(answer, tokens=answer_tokens),
+        )
+        whole = (
+            self.fusion.compose(query_BD.detach(), asked, tokens=asked_tokens),
+            self.fusion.compose(key_BD.detach(), answer, tokens=answer_tokens),
+        )
+        same_BB, temperature = _equal(target), self.params.temperature
+        return info_nce(query_BD, key_BD, same_BB=same_BB, temperature=temperature) + info_nce(
+            *whole, same_BB=same_BB, temperature=temperature
+        )
 
 
 def _equal(code_B: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(code_B[:, None] == code_B[None, :])
 
 
-class _RelativeWords:
-    """Relative captions of the training items, their words read once by the text tower."""
-
-    def __init__(self, data: _TrainingData, relative: list[tuple[int, str, int]]) -> None:
-        self.features = data.features
-        words = sorted({caption for _, caption, _ in relative})
-        self.word = np.array([words.index(caption) for _, caption, _ in relative])
-        self.reference = np.array([reference for reference, _, _ in relative])
-        self.target = np.array([target for _, _, target in relative])
-        if words:
-            self.tokens, self.mask = data.towers.read(words)
-
-    def compute_loss(self, fusion: Fusion, pairs: np.ndarray, *, params: TrainParams) -> torch.Tensor:
-        """InfoNCE from reference picture and words to the target picture."""
-        asked = replace(
-            select_rows(self.features, self.reference[pairs]),
-            tokens_BTW=self.tokens[self.word[pairs]],
-            token_mask_BT=self.mask[self.word[pairs]],
-            has_text_B=np.ones(len(pairs), bool),
-        )
-        target = keep_modalities(select_rows(self.features, self.target[pairs]), image=True, text=False)
-        return info_nce(
-            run_fusion(fusion, asked),
-            run_fusion(fusion, target),
-            same_BB=_equal(self.target[pairs]),
-            temperature=params.temperature,
-        )
-
-
-def _check(fusion: Fusion, data: _TrainingData, *, rows: np.ndarray) -> dict[str, float]:
-    if len(rows) < 2:
-        return {"validation": 0.0}
+def _check(fusion: Fusion, checked: _Checked) -> dict[str, float]:
+    """Words to pictures and labels on the validation items; ``validation``, their mean, chooses the epoch."""
+    features = checked.features
+    if len(features.has_image_B) < 2:
+        return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
     fusion.eval()
-    features = select_rows(data.features, rows)
     with torch.inference_mode():
-        image, text, both = (
-            run_fusion(fusion, keep_modalities(features, image=i, text=t)).numpy()
-            for i, t in ((True, False), (False, True), (True, True))
-        )
+        image, text, both = (run_fusion(fusion, keep_modalities(features, image=i, text=t)).numpy() for i, t in VIEWS)
     asked = features.has_text_B
-    hit = hit_at_k(sort_relevance(text[asked] @ image.T, np.eye(len(rows), dtype=bool)[asked]), k=10).mean()
-    relevant = share_labels(data.label_NL[rows])
+    hits = hit_at_k(sort_relevance(text[asked] @ image.T, np.eye(len(image), dtype=bool)[asked]), k=10)
+    relevant = share_labels(encode_labels(checked.labels))
     some = relevant.any(1)
     score = both @ both.T
     np.fill_diagonal(score, -np.inf)
-    mean_ap = (
-        average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1)).mean()
-        if some.any()
-        else 0.0
-    )
-    return {"hit@10": float(hit), "map": float(mean_ap), "validation": float((hit + mean_ap) / 2)}
+    precision = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1))
+    figures = {"hit@10": hits, "map": precision}
+    means = {name: float(values.mean()) if len(values) else 0.0 for name, values in figures.items()}
+    return means | {"validation": sum(means.values()) / 2}
 
 
 def main() -> None:
