@@ -52,7 +52,7 @@ class KernelHead(nn.Module):
     def normalise(self, x_BF: torch.Tensor) -> torch.Tensor:
         """Unit vectors (B, F) in which each block has its weight, whatever its width."""
         total = sum(weight for _, weight in self.blocks)
-        parts = self.standardise(x_BF).split([width for width, _ in self.blocks], dim=1)
+        parts = torch.split(self.standardise(x_BF), [width for width, _ in self.blocks], dim=1)
         scaled = [
             F.normalize(part, dim=1) * (weight / total) ** 0.5
             for part, (_, weight) in zip(parts, self.blocks, strict=True)
