@@ -6,6 +6,7 @@ Shapes: B batch, G grid cells, V visual width, T text tokens, W text width.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.timing import format_rate, format_time, time_call
-from cbir.encoder import Features, FusionConfig, build_fusion, run_fusion
+from cbir.encoder import Features, build_fusion, make_tokens, run_fusion
 from cbir.features import keep_modalities
-from cbir.fusion import Fusion
+from cbir.fusion import Fusion, FusionConfig
 from cbir.images import decode_png, encode_png
 from cbir.losses import info_nce
 from cbir.towers import (
     GRID_CELLS,
     IMAGE_SIZE,
+    IMAGE_SUMMARY,
+    TEXT_SUMMARY,
     TEXT_WIDTH,
     VISUAL_WIDTH,
     Towers,
@@ -55,7 +58,7 @@ def measure_towers() -> list[list[str]]:
         towers = Towers(Path(scratch))
 
         def run_onnx() -> np.ndarray:
-            return towers.see([decode_png(png) for png in pngs])
+            return towers.see([decode_png(png) for png in pngs])[0]
 
         np.testing.assert_allclose(run_onnx(), run_eager(), atol=1e-3)
         ours, theirs = time_call(run_onnx), time_call(run_eager)
@@ -71,8 +74,9 @@ def measure_step() -> list[list[str]]:
     same_BB = torch.eye(BATCH, dtype=torch.bool)
     ours_model, ours_optimiser = _build()
     bare_model, bare_optimiser = _build()
-    grid, tokens = torch.from_numpy(features.grid_BGV).float(), torch.from_numpy(features.tokens_BTW).float()
-    mask, yes, no = torch.ones(BATCH, TOKENS, dtype=torch.bool), torch.ones(BATCH).bool(), torch.zeros(BATCH).bool()
+    summaries = [torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR)]
+    ready = make_tokens(features)
+    yes, no = torch.ones(BATCH).bool(), torch.zeros(BATCH).bool()
     target = torch.arange(BATCH)
 
     def step_ours() -> float:
@@ -86,7 +90,7 @@ def measure_step() -> list[list[str]]:
 
     def step_bare() -> float:
         image, text, both = (
-            bare_model(grid, tokens, token_mask_BT=mask, has_image_B=i, has_text_B=t)
+            bare_model(*summaries, tokens=replace(ready, has_image_B=i, has_text_B=t))
             for i, t in ((yes, no), (no, yes), (yes, yes))
         )
         loss = torch.zeros(())
@@ -104,6 +108,8 @@ def measure_step() -> list[list[str]]:
 def _invent_features() -> Features:
     rng = np.random.default_rng(0)
     return Features(
+        image_BS=rng.normal(size=(BATCH, IMAGE_SUMMARY)).astype(np.float16),
+        text_BR=rng.normal(size=(BATCH, TEXT_SUMMARY)).astype(np.float16),
         grid_BGV=rng.normal(size=(BATCH, GRID_CELLS, VISUAL_WIDTH)).astype(np.float16),
         tokens_BTW=rng.normal(size=(BATCH, TOKENS, TEXT_WIDTH)).astype(np.float16),
         token_mask_BT=np.ones((BATCH, TOKENS), bool),
@@ -114,8 +120,18 @@ def _invent_features() -> Features:
 
 def _build() -> tuple[Fusion, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    config = FusionConfig(visual_width=VISUAL_WIDTH, text_width=TEXT_WIDTH, dimensions=256, grid_cells=GRID_CELLS)
-    fusion = build_fusion(config)
+    config = FusionConfig(
+        visual_width=VISUAL_WIDTH,
+        text_width=TEXT_WIDTH,
+        grid_cells=GRID_CELLS,
+        dimensions=384,
+        labels=96,
+        words=512,
+        image_landmarks=2048,
+        text_landmarks=2048,
+        label_shares=(0.4, 1.5),
+    )
+    fusion = build_fusion(config).eval()
     return fusion, torch.optim.AdamW(fusion.parameters(), lr=1e-4)
 
 

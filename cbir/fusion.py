@@ -23,6 +23,7 @@ GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
 ATTENTION = 128
+ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it memorise the items (docs/benchmarks.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ class Fusion(nn.Module):
         self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)
         self.text_residual = _zero_residual(outputs, width, dropout=dropout)
         self.input_dropout = nn.Dropout(dropout / 2)
+        self.attention_dropout = nn.Dropout(ATTENTION_DROPOUT)
         self.grid_keys = nn.Linear(config.visual_width, 2 * ATTENTION)
         self.token_keys = nn.Linear(config.text_width, 2 * ATTENTION)
         self.query = nn.Linear(width, ATTENTION)
@@ -128,7 +130,8 @@ class Fusion(nn.Module):
         text_BD = text_BD * tokens.has_text_B[:, None]
         base_BD = F.normalize(image_BD + text_BD, dim=1)
         mixed_BD = self.mix(torch.cat([image_BD, text_BD, image_BD * text_BD], dim=1))
-        return F.normalize(base_BD + self.found(self._attend(base_BD, tokens)) + mixed_BD, dim=1)
+        found_BD = self.found(self.attention_dropout(self._attend(base_BD.detach(), tokens)))
+        return F.normalize(base_BD + found_BD + mixed_BD, dim=1)
 
     def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The whole vector: the label part, longer where both modalities are there, then the instance part."""
@@ -149,7 +152,8 @@ class Fusion(nn.Module):
         return F.normalize(self.image(image_BE) + self.image_residual(image_BE), dim=1)
 
     def _attend(self, base_BD: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-        key_value = torch.cat([self.grid_keys(tokens.grid_BGV), self.token_keys(tokens.text_BTW)], dim=1)
+        grid_BGV, text_BTW = self.attention_dropout(tokens.grid_BGV), self.attention_dropout(tokens.text_BTW)
+        key_value = torch.cat([self.grid_keys(grid_BGV), self.token_keys(text_BTW)], dim=1)
         key, value = (self._split_heads(part) for part in key_value.chunk(2, dim=2))
         grid_BG = tokens.has_image_B[:, None].expand(-1, tokens.grid_BGV.shape[1])
         there_BK = torch.cat([grid_BG, tokens.mask_BT & tokens.has_text_B[:, None]], dim=1)
