@@ -75,9 +75,15 @@ class Encoder:
         """
         if not (folder / CONFIG).exists():
             raise TowerError(f"{folder} holds no encoder; run `dvc repro train`, or `dvc pull`.")
-        config = FusionConfig(**json.loads((folder / CONFIG).read_text()))
-        fusion = build_fusion(config)
-        fusion.load_state_dict(load_file(folder / WEIGHTS))
+        try:
+            config = FusionConfig(**json.loads((folder / CONFIG).read_text()))
+            fusion = build_fusion(config)
+            fusion.load_state_dict(load_file(folder / WEIGHTS))
+        except (TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise TowerError(
+                f"The encoder in {folder} was written by another version of cbir-ops ({reason}); run `cbir-ops retrain`."
+            ) from None
         parts = [folder / name for name in (CONFIG, WEIGHTS, VISUAL_ONNX, TEXT_ONNX, TOKENIZER)]
         return cls(towers=Towers(folder), fusion=fusion.eval(), config=config, fingerprint=hash_files(parts)[:16])
 

@@ -19,27 +19,18 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import Progress
 
-from cbir.encoder import Features, build_fusion, make_tokens, run_fusion, save_fusion
+from cbir.encoder import Features, make_tokens, run_fusion, save_fusion
 from cbir.errors import CbirError, TrainingError
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
-from cbir.fusion import Evidence, Fusion, FusionConfig, Tokens, align_projections
-from cbir.kernel import KernelHead, draw_folds, fit_kernel_head
+from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.params import TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
-from cbir.towers import (
-    GRID_CELLS,
-    TEXT_BLOCKS,
-    TEXT_WIDTH,
-    VISUAL_BLOCKS,
-    VISUAL_WIDTH,
-    Towers,
-    export_default_towers,
-)
+from cbir.start import find_basis, start_fusion
+from cbir.towers import Towers, export_default_towers
 
 LEAST_ITEMS = 16
-WORDS = 512
 PROXY_TEMPERATURE = 0.15
 TRUST_RATE = 10  # the one weight vector that decides on trust learns faster, for it starts at zero alone
 VIEWS = ((True, False), (False, True), (True, True))
@@ -75,7 +66,9 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
     relative = _RelativeWords(data, read_relative(ingested, data.ids), towers=Towers(partial))
     checked = _Checked(select_rows(features, rows["validation"]), items["labels"].take(rows["validation"]).to_pylist())
     del features
-    fusion, config, evidence = _start_fusion(data, params=params)
+    fusion, config, evidence = start_fusion(
+        data.features, data.label_NL, basis_LC=data.basis_LC, cluster_N=data.cluster_N, params=params
+    )
     history = _fit(fusion, data, evidence=evidence, relative=relative, checked=checked, params=params)
     save_fusion(fusion, config, partial)
     write_json(partial / "history.json", history)
@@ -93,7 +86,7 @@ class _TrainingData:
         self.ids = items["id"].to_pylist()
         self.features = features
         self.label_NL = encode_labels(items["labels"].to_pylist())
-        self.basis_LC = _find_basis(self.label_NL, most=most_labels)
+        self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster[rows]
         captions = [text or f"\0{i}" for i, text in enumerate(first_captions(items))]
         self.caption_N = np.unique(captions, return_inverse=True)[1]
@@ -127,89 +120,6 @@ def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, 
     row = {id_: n for n, id_ in enumerate(table["id"])}
     order = [row[id_] for id_ in items["id"].to_pylist()]
     return items, {name: np.array(table[name])[order] for name in ("split", "cluster")}
-
-
-def _start_fusion(data: _TrainingData, *, params: TrainParams) -> tuple[Fusion, FusionConfig, Evidence]:
-    """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items."""
-    rng = np.random.default_rng(params.seed)
-    features = data.features
-    seen, read = np.flatnonzero(features.has_image_B), np.flatnonzero(features.has_text_B)
-    label_NC = (data.label_NL - data.label_NL.mean(0)) @ data.basis_LC
-    text_head, text_NC = _fit_rows(features.text_BR, label_NC, rows=read, blocks=TEXT_BLOCKS, data=data, rng=rng)
-    own_NR = text_head.normalise(torch.from_numpy(features.text_BR).float()).numpy()
-    mean_R = own_NR[read].mean(0) if len(read) else own_NR.mean(0)
-    centred_NR = (own_NR - mean_R) * features.has_text_B[:, None]
-    components = np.linalg.svd(centred_NR[read], full_matrices=False)[2][:WORDS]
-    word_NW = centred_NR @ components.T
-    target_NO = np.concatenate([label_NC, word_NW], axis=1)
-    image_head, image_NO = _fit_rows(features.image_BS, target_NO, rows=seen, blocks=VISUAL_BLOCKS, data=data, rng=rng)
-    labels = label_NC.shape[1]
-    _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
-    _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
-    config = FusionConfig(
-        visual_width=VISUAL_WIDTH,
-        text_width=TEXT_WIDTH,
-        grid_cells=GRID_CELLS,
-        dimensions=params.dimensions,
-        labels=labels,
-        words=len(components),
-        image_landmarks=len(image_head.landmark_MF),
-        text_landmarks=len(text_head.landmark_MF),
-        label_shares=(params.label_share_alone, params.label_share_both),
-    )
-    fusion = build_fusion(config, dropout=params.dropout)
-    fusion.image_head, fusion.text_head = image_head, text_head
-    reader = torch.from_numpy(components / max(_measure(word_NW[read]), 1e-9))
-    fusion.read_words.weight.copy_(reader)
-    fusion.read_words.bias.copy_(-reader @ torch.from_numpy(mean_R))
-    evidence = fusion.assemble(
-        torch.from_numpy(features.image_BS).float(),
-        torch.from_numpy(features.text_BR).float(),
-        image_BO=torch.from_numpy(image_NO).float(),
-        text_BL=torch.from_numpy(text_NC).float(),
-    )
-    both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
-    if len(both) > 1:
-        align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
-    return fusion, config, evidence
-
-
-def _find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:
-    """The at most ``most`` principal directions of the labels, (L, C); C is 0 where there is nothing to tell apart."""
-    _, strength, directions = np.linalg.svd(label_NL - label_NL.mean(0), full_matrices=False)
-    return np.ascontiguousarray(directions[:most][strength[:most] > 1e-3].T)
-
-
-def _fit_rows(
-    x_NF: np.ndarray,
-    target_NO: np.ndarray,
-    *,
-    rows: np.ndarray,
-    blocks: Any,
-    data: _TrainingData,
-    rng: np.random.Generator,
-) -> tuple[KernelHead, np.ndarray]:
-    """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero."""
-    predicted_NO = np.zeros(target_NO.shape, np.float32)
-    if len(rows) == 0:
-        return KernelHead(blocks=blocks, landmarks=1, outputs=target_NO.shape[1]), predicted_NO
-    fold_P = draw_folds(data.cluster_N[rows], rng=rng)
-    head, predicted_NO[rows] = fit_kernel_head(x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_P, rng=rng)
-    return head, predicted_NO
-
-
-def _scale_outputs(head: KernelHead, predicted_NO: np.ndarray, *, parts: list[slice]) -> None:
-    """Give each part of the outputs unit length on average, in the head and in ``predicted_NO``."""
-    factor_O = np.ones(predicted_NO.shape[1], np.float32)
-    for part in parts:
-        factor_O[part] = 1 / max(_measure(predicted_NO[:, part]), 1e-6)
-    head.rescale(torch.from_numpy(factor_O))
-    predicted_NO *= factor_O
-
-
-def _measure(row_NO: np.ndarray) -> float:
-    """Root mean square length of the rows."""
-    return float(np.sqrt((row_NO.astype(np.float64) ** 2).sum(1).mean())) if len(row_NO) else 0.0
 
 
 def _fit(

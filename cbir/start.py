@@ -1,0 +1,131 @@
+"""How a fusion starts: heads solved in closed form, projections aligned, and what is known of the training items.
+
+Shapes: N training items, L labels, C components of them, W components of the words, R width of the text summary,
+O outputs of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cbir.encoder import Features, build_fusion
+from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections
+from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
+from cbir.params import TrainParams
+from cbir.towers import GRID_CELLS, TEXT_BLOCKS, TEXT_WIDTH, VISUAL_BLOCKS, VISUAL_WIDTH
+
+WORDS = 512
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The principal components (W, R) of the normalised text summary, its mean (R,), and each item's words (N, W)."""
+
+    components_WR: np.ndarray
+    mean_R: np.ndarray
+    word_NW: np.ndarray
+    length: float  # root mean square, of the items that have a text
+
+
+def start_fusion(
+    features: Features, label_NL: np.ndarray, *, basis_LC: np.ndarray, cluster_N: np.ndarray, params: TrainParams
+) -> tuple[Fusion, FusionConfig, Evidence]:
+    """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items.
+
+    A catalogue may lack captions, labels, or both: the parts that would hold them then have width 0.
+    """
+    rng = np.random.default_rng(params.seed)
+    label_NC = (label_NL - label_NL.mean(0)) @ basis_LC
+    labels = label_NC.shape[1]
+    text_head, text_NC = _fit_head(
+        features.text_BR, label_NC, there_N=features.has_text_B, blocks=TEXT_BLOCKS, cluster_N=cluster_N, rng=rng
+    )
+    words = _find_words(text_head, features)
+    target_NO = np.concatenate([label_NC, words.word_NW], axis=1)
+    image_head, image_NO = _fit_head(
+        features.image_BS, target_NO, there_N=features.has_image_B, blocks=VISUAL_BLOCKS, cluster_N=cluster_N, rng=rng
+    )
+    _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
+    _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
+    config = FusionConfig(
+        visual_width=VISUAL_WIDTH,
+        text_width=TEXT_WIDTH,
+        grid_cells=GRID_CELLS,
+        dimensions=params.dimensions,
+        labels=labels,
+        words=len(words.components_WR),
+        image_landmarks=len(image_head.landmark_MF),
+        text_landmarks=len(text_head.landmark_MF),
+        label_shares=(params.label_share_alone, params.label_share_both),
+    )
+    fusion = build_fusion(config, dropout=params.dropout)
+    fusion.image_head, fusion.text_head = image_head, text_head
+    _set_reader(fusion, words)
+    evidence = fusion.assemble(
+        torch.from_numpy(features.image_BS).float(),
+        torch.from_numpy(features.text_BR).float(),
+        image_BO=torch.from_numpy(image_NO).float(),
+        text_BL=torch.from_numpy(text_NC).float(),
+    )
+    both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
+    if len(both) > 1:
+        align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
+    return fusion, config, evidence
+
+
+def find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:
+    """The at most ``most`` principal directions of the labels, (L, C); C is 0 where there is nothing to tell apart."""
+    _, strength, directions = np.linalg.svd(label_NL - label_NL.mean(0), full_matrices=False)
+    return np.ascontiguousarray(directions[:most][strength[:most] > 1e-3].T)
+
+
+def _find_words(text_head: KernelHead, features: Features) -> _Words:
+    own_NR = text_head.normalise(torch.from_numpy(features.text_BR).float()).numpy()
+    read = np.flatnonzero(features.has_text_B)
+    mean_R = own_NR[read].mean(0) if len(read) else own_NR.mean(0)
+    centred_NR = (own_NR - mean_R) * features.has_text_B[:, None]
+    components_WR = np.linalg.svd(centred_NR[read], full_matrices=False)[2][:WORDS]
+    word_NW = centred_NR @ components_WR.T
+    return _Words(components_WR, mean_R, word_NW, length=_measure(word_NW[read]))
+
+
+def _set_reader(fusion: Fusion, words: _Words) -> None:
+    reader_WR = torch.from_numpy(words.components_WR / max(words.length, 1e-9))
+    fusion.read_words.weight.copy_(reader_WR)
+    fusion.read_words.bias.copy_(-reader_WR @ torch.from_numpy(words.mean_R))
+
+
+def _fit_head(
+    x_NF: np.ndarray,
+    target_NO: np.ndarray,
+    *,
+    there_N: np.ndarray,
+    blocks: Blocks,
+    cluster_N: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[KernelHead, np.ndarray]:
+    """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero."""
+    rows = np.flatnonzero(there_N)
+    predicted_NO = np.zeros(target_NO.shape, np.float32)
+    if len(rows) == 0:
+        return KernelHead(blocks=blocks, landmarks=1, outputs=target_NO.shape[1]), predicted_NO
+    fold_N = draw_folds(cluster_N[rows], rng=rng)
+    head, predicted_NO[rows] = fit_kernel_head(x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_N, rng=rng)
+    return head, predicted_NO
+
+
+def _scale_outputs(head: KernelHead, predicted_NO: np.ndarray, *, parts: list[slice]) -> None:
+    """Give each part of the outputs unit length on average, in the head and in ``predicted_NO``."""
+    factor_O = np.ones(predicted_NO.shape[1], np.float32)
+    for part in parts:
+        factor_O[part] = 1 / max(_measure(predicted_NO[:, part]), 1e-6)
+    head.rescale(torch.from_numpy(factor_O))
+    predicted_NO *= factor_O
+
+
+def _measure(row_NO: np.ndarray) -> float:
+    """Root mean square length of the rows."""
+    return float(np.sqrt((row_NO.astype(np.float64) ** 2).sum(1).mean())) if len(row_NO) else 0.0

@@ -1,0 +1,83 @@
+"""A fusion starts and encodes whatever a catalogue lacks: captions, labels, or both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cbir.encoder import CONFIG, Encoder, Features, run_fusion, save_fusion
+from cbir.errors import TowerError
+from cbir.features import keep_modalities
+from cbir.metrics import encode_labels
+from cbir.params import TrainParams
+from cbir.start import find_basis, start_fusion
+from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
+
+ROWS = 40
+COLOURS = [["red"], ["green"], ["blue"], ["red", "blue"]]
+
+
+def invent(*, texts: bool) -> Features:
+    rng = np.random.default_rng(0)
+    return Features(
+        image_BS=rng.normal(size=(ROWS, IMAGE_SUMMARY)).astype(np.float32),
+        text_BR=rng.normal(size=(ROWS, TEXT_SUMMARY)).astype(np.float32) * texts,
+        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, VISUAL_WIDTH)).astype(np.float32),
+        tokens_BTW=rng.normal(size=(ROWS, 4, TEXT_WIDTH)).astype(np.float32),
+        token_mask_BT=np.full((ROWS, 4), texts),
+        has_image_B=np.ones(ROWS, bool),
+        has_text_B=np.full(ROWS, texts),
+    )
+
+
+@pytest.mark.parametrize("texts", [True, False], ids=["captions", "no captions"])
+@pytest.mark.parametrize("labels", [COLOURS * 10, [[]] * ROWS], ids=["labels", "no labels"])
+def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, labels: list[list[str]]) -> None:
+    features, label_NL = invent(texts=texts), encode_labels(labels)
+    torch.manual_seed(0)
+    fusion, config, evidence = start_fusion(
+        features,
+        label_NL,
+        basis_LC=find_basis(label_NL, most=20),
+        cluster_N=np.arange(ROWS),
+        params=TrainParams(dimensions=64),
+    )
+    assert (config.labels > 0, config.words > 0) == (labels == COLOURS * 10, texts)
+    assert len(evidence.image_BE) == ROWS
+    with torch.inference_mode():
+        vector_ND = run_fusion(fusion.eval(), features).numpy()
+    assert vector_ND.shape == (ROWS, 64)
+    assert np.allclose(np.linalg.norm(vector_ND, axis=1), 1, atol=1e-5)
+    assert len(np.unique(vector_ND.round(4), axis=0)) == ROWS
+
+
+def test_a_modality_that_is_masked_out_changes_nothing() -> None:
+    features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
+    basis_LC = find_basis(label_NL, most=20)
+    params = TrainParams(dimensions=64)
+    fusion, _, _ = start_fusion(features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), params=params)
+    fusion.eval()
+    torch.nn.init.normal_(fusion.found.weight)
+    torch.nn.init.normal_(fusion.trust.weight)
+    other = Features(**{**vars(features), "text_BR": -features.text_BR, "tokens_BTW": -features.tokens_BTW})
+    with torch.inference_mode():
+        one, two = (run_fusion(fusion, keep_modalities(f, image=True, text=False)) for f in (features, other))
+    assert torch.equal(one, two)
+
+
+def test_labels_have_no_more_directions_than_differ() -> None:
+    assert find_basis(encode_labels([["a"], ["b"], ["a"], ["b"]]), most=9).shape == (2, 1)
+    assert find_basis(encode_labels([["a"], ["a"]]), most=9).shape == (1, 0)
+
+
+def test_an_encoder_of_another_version_is_named(tmp_path: Path) -> None:
+    features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
+    basis_LC, params = find_basis(label_NL, most=20), TrainParams(dimensions=64)
+    fusion, config, _ = start_fusion(features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), params=params)
+    save_fusion(fusion, config, tmp_path)
+    (tmp_path / CONFIG).write_text('{"visual_width": 1280, "text_width": 384, "dimensions": 256, "grid_cells": 10}')
+    with pytest.raises(TowerError, match=r"another version.*cbir-ops retrain"):
+        Encoder.load(tmp_path)
