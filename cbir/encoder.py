@@ -82,7 +82,8 @@ class Encoder:
         except (TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise TowerError(
-                f"The encoder in {folder} was written by another version of cbir-ops ({reason}); run `cbir-ops retrain`."
+                f"The encoder in {folder} was written by another version of cbir-ops ({reason}); "
+                "run `cbir-ops retrain`."
             ) from None
         parts = [folder / name for name in (CONFIG, WEIGHTS, VISUAL_ONNX, TEXT_ONNX, TOKENIZER)]
         return cls(towers=Towers(folder), fusion=fusion.eval(), config=config, fingerprint=hash_files(parts)[:16])
