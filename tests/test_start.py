@@ -22,9 +22,12 @@ COLOURS = [["red"], ["green"], ["blue"], ["red", "blue"]]
 
 def invent(*, texts: bool) -> Features:
     rng = np.random.default_rng(0)
+    image_BS = rng.normal(size=(ROWS, IMAGE_SUMMARY)).astype(np.float32)
+    text_BR = rng.normal(size=(ROWS, TEXT_SUMMARY)).astype(np.float32) * texts
     return Features(
-        image_BS=rng.normal(size=(ROWS, IMAGE_SUMMARY)).astype(np.float32),
-        text_BR=rng.normal(size=(ROWS, TEXT_SUMMARY)).astype(np.float32) * texts,
+        image_BS=image_BS,
+        text_BR=text_BR,
+        captions_BR=text_BR,
         grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, VISUAL_WIDTH)).astype(np.float32),
         tokens_BTW=rng.normal(size=(ROWS, 4, TEXT_WIDTH)).astype(np.float32),
         token_mask_BT=np.full((ROWS, 4), texts),

@@ -1,0 +1,169 @@
+"""What the fusion is trained on, and towards: the views of each item, its labels, and relative captions.
+
+Shapes: N items, P training items, B batch, L labels, C components of them, E evidence, D dimensions of the instance
+part.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+
+from cbir.encoder import Features, make_tokens
+from cbir.features import first_captions, keep_modalities, replace_words, select_rows
+from cbir.fusion import Evidence, Fusion, Tokens
+from cbir.losses import info_nce, proxy_loss
+from cbir.metrics import encode_labels
+from cbir.params import TrainParams
+from cbir.start import find_basis
+from cbir.towers import Towers
+
+PROXY_TEMPERATURE = 0.15
+VIEWS = ((True, False), (False, True), (True, True))
+PAIRS = ((0, 1, 2 / 3), (0, 2, 1 / 6), (1, 2, 1 / 6))  # of views, with the weight of each
+
+
+class TrainingData:
+    """Features, labels, clusters and codes of captions and pictures of the training items."""
+
+    def __init__(
+        self, items: pa.Table, features: Features, *, rows: np.ndarray, cluster: np.ndarray, most_labels: int
+    ) -> None:
+        items = items.take(rows)
+        self.ids = items["id"].to_pylist()
+        self.features = features
+        self.label_NL = encode_labels(items["labels"].to_pylist())
+        self.basis_LC = find_basis(self.label_NL, most=most_labels)
+        self.cluster_N = cluster[rows]
+        captions = [text or f"\0{i}" for i, text in enumerate(first_captions(items))]
+        self.caption_N = np.unique(captions, return_inverse=True)[1]
+        self.image_N = np.unique(items["sha256"].to_pylist(), return_inverse=True)[1]
+
+
+class RelativeWords:
+    """Relative captions of the training items, their words read once by the text tower."""
+
+    def __init__(self, data: TrainingData, pairs: list[tuple[int, str, int]], *, towers: Towers) -> None:
+        words = sorted({caption for _, caption, _ in pairs})
+        self.reference = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
+        self.word = np.array([words.index(caption) for _, caption, _ in pairs], dtype=np.int64)
+        self.target = np.array([target for _, _, target in pairs], dtype=np.int64)
+        if words:
+            self.features = replace_words(select_rows(data.features, np.zeros(len(words), np.int64)), towers, words)
+
+
+class Objective:
+    """The loss of one batch: its views against each other, its labels, and as many relative captions."""
+
+    def __init__(
+        self,
+        fusion: Fusion,
+        data: TrainingData,
+        *,
+        evidence: Evidence,
+        relative: RelativeWords,
+        params: TrainParams,
+    ) -> None:
+        self.fusion, self.data, self.evidence = fusion, data, evidence
+        self.relative, self.params = relative, params
+        self.label_NL = torch.from_numpy(data.label_NL)
+        self.place_LC = torch.from_numpy(data.basis_LC)
+        width = fusion.image.out_features
+        self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
+        if len(relative.word):
+            words = relative.features
+            with torch.no_grad():
+                image_BS, text_BR = (torch.from_numpy(part).float() for part in (words.image_BS, words.text_BR))
+                self.words = fusion.assemble(
+                    image_BS, text_BR, image_BO=fusion.image_head(image_BS), text_BL=fusion.text_head(text_BR)
+                )
+
+    def __call__(self, batch: np.ndarray, *, rng: np.random.Generator) -> torch.Tensor:
+        """The loss of the items at ``batch``, and of relative captions drawn by ``rng``."""
+        loss = self._compare_views(batch)
+        if len(self.relative.word):
+            count = min(self.params.batch_size, len(self.relative.word))
+            pairs = rng.choice(len(self.relative.word), count, replace=False)
+            loss = loss + self.params.relative_weight * self._compare_relative(pairs)
+        return loss
+
+    def _compare_views(self, batch: np.ndarray) -> torch.Tensor:
+        features = select_rows(self.data.features, batch)
+        evidence = self.evidence.select(torch.from_numpy(batch))
+        views = [
+            self.fusion.blend(evidence, tokens=make_tokens(keep_modalities(features, image=image, text=text)))
+            for image, text in VIEWS
+        ]
+        same_BB = _equal(self.data.caption_N[batch]) | _equal(self.data.image_N[batch])
+        there = [features.has_image_B, features.has_text_B, features.has_image_B & features.has_text_B]
+        loss = torch.zeros(())
+        for a, b, weight in PAIRS:
+            both = np.flatnonzero(there[a] & there[b])
+            if len(both) > 1:
+                loss = loss + weight * info_nce(
+                    views[a][both],
+                    views[b][both],
+                    same_BB=same_BB[both][:, both],
+                    temperature=self.params.temperature,
+                )
+        label_BL = self.label_NL[batch]
+        for view, shown in zip(views, there, strict=True):
+            labels = proxy_loss(view[shown], self.proxy_LD, label_BL=label_BL[shown], temperature=PROXY_TEMPERATURE)
+            loss = loss + self.params.label_weight * labels / len(views)
+        return loss + self.params.label_weight * self._judge_labels(evidence, features=features, label_BL=label_BL)
+
+    def _judge_labels(self, evidence: Evidence, *, features: Features, label_BL: torch.Tensor) -> torch.Tensor:
+        """Proxy loss of the label part, whose proxies are known: the labels' own places in it."""
+        judged = self.fusion.judge_labels(evidence, tokens=make_tokens(features))
+        return proxy_loss(judged, self.place_LC, label_BL=label_BL, temperature=PROXY_TEMPERATURE)
+
+    def _compare_relative(self, pairs: np.ndarray) -> torch.Tensor:
+        """InfoNCE from reference picture and words to the target as the index holds it, picture and caption."""
+        relative = self.relative
+        reference, word, target = relative.reference[pairs], relative.word[pairs], relative.target[pairs]
+        asked_evidence = self.evidence.select(torch.from_numpy(reference))
+        words = self.words.select(torch.from_numpy(word))
+        asked_evidence = Evidence(
+            image_BE=asked_evidence.image_BE,
+            image_BL=asked_evidence.image_BL,
+            text_BE=words.text_BE,
+            text_BL=words.text_BL,
+        )
+        pictures, spoken = select_rows(self.data.features, reference), select_rows(relative.features, word)
+        asked = Features(
+            image_BS=pictures.image_BS,
+            grid_BGV=pictures.grid_BGV,
+            has_image_B=pictures.has_image_B,
+            text_BR=spoken.text_BR,
+            captions_BR=spoken.captions_BR,
+            tokens_BTW=spoken.tokens_BTW,
+            token_mask_BT=spoken.token_mask_BT,
+            has_text_B=spoken.has_text_B,
+        )
+        answer = make_tokens(select_rows(self.data.features, target))
+        return self._match_targets(
+            asked_evidence, make_tokens(asked), self.evidence.select(torch.from_numpy(target)), answer, target=target
+        )
+
+    def _match_targets(
+        self, asked: Evidence, asked_tokens: Tokens, answer: Evidence, answer_tokens: Tokens, *, target: np.ndarray
+    ) -> torch.Tensor:
+        """InfoNCE of the instance parts; and of the whole vectors, which teaches only how far to trust the words."""
+        query_BD, key_BD = (
+            self.fusion.blend(asked, tokens=asked_tokens),
+            self.fusion.blend(answer, tokens=answer_tokens),
+        )
+        whole = (
+            self.fusion.compose(query_BD.detach(), asked, tokens=asked_tokens),
+            self.fusion.compose(key_BD.detach(), answer, tokens=answer_tokens),
+        )
+        same_BB, temperature = _equal(target), self.params.temperature
+        return info_nce(query_BD, key_BD, same_BB=same_BB, temperature=temperature) + info_nce(
+            *whole, same_BB=same_BB, temperature=temperature
+        )
+
+
+def _equal(code_B: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(code_B[:, None] == code_B[None, :])
