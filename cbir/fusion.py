@@ -1,9 +1,10 @@
 """How tower outputs become one vector.
 
 A vector has two parts. The label part is what kernel regression says of the labels; it is what makes items of a kind
-lie together. The instance part tells them apart: a projection of the tower outputs and of the words that the regression
-reads off a picture, which attends over the grid tokens and the text tokens; what it finds, and what the two modalities
-say together, are added through branches that start at zero.
+lie together. The instance part tells them apart. It is the words that the regression reads off a picture, or that a
+text has, beside a projection of them and of the tower outputs, which attends over the grid tokens and the text tokens;
+what it finds, and what the two modalities say together, are added through branches that start at zero. The projection
+is trained with the words beside it, so it learns what they do not know.
 
 Shapes: B batch, G grid cells, T text tokens, V visual width, W text width, S and R widths of the image and the text
 summary, L width of the label part, E evidence, D width of the instance part.
@@ -24,6 +25,7 @@ GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
 NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
+WORDS_SHARE = 0.7  # length of the words beside the projection, whose length is 1
 ATTENTION = 128
 ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it memorise the items (docs/benchmarks.md)
 
@@ -32,7 +34,8 @@ ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it
 class FusionConfig:
     """The sizes a fusion module is built with.
 
-    ``words``: components of the text summary that are read off a picture. ``classes``: those that the visual tower can
+    ``words``: components of the text summary that are read off a picture; the first ``kept`` are part of the vector.
+    ``classes``: those that the visual tower can
     name. ``label_shares``: length of the label part
     where one modality is there, and where both are; the instance part has length 1.
     """
@@ -43,6 +46,7 @@ class FusionConfig:
     dimensions: int
     labels: int
     words: int
+    kept: int
     classes: int
     image_landmarks: int
     text_landmarks: int
@@ -82,10 +86,11 @@ class Fusion(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.label_shares = heads, config.label_shares
-        self.labels = config.labels
+        self.labels, self.words = config.labels, config.words
         self.head_width, self.raw_from = visual_blocks[0][0], visual_blocks[0][0] + visual_blocks[1][0]
         raw = sum(width for width, _ in visual_blocks) - visual_blocks[1][0]
-        width = config.dimensions - config.labels
+        self.kept = config.kept
+        width = config.dimensions - config.labels - config.kept
         outputs = config.labels + config.words
         self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
@@ -103,6 +108,7 @@ class Fusion(nn.Module):
         self.found = _zero_linear(ATTENTION, width)
         self.mix = _zero_residual(3 * width, width, dropout=dropout, dropout_in=0.0)
         self.trust = _zero_linear(outputs + config.labels, 1)
+        self.hear = _zero_linear(2 * config.words, 2)
 
     def forward(self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, tokens: Tokens) -> torch.Tensor:
         """Return unit vectors. Rows of a missing modality are ignored, whatever they hold."""
@@ -129,6 +135,11 @@ class Fusion(nn.Module):
             text_BL=text_BL,
         )
 
+    @property
+    def instance_width(self) -> int:
+        """Width of the instance part."""
+        return self.image.out_features + self.kept
+
     def blend(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The instance part, unit vectors (B, D)."""
         image_BD = self._see(evidence.image_BE) * tokens.has_image_B[:, None]
@@ -137,7 +148,17 @@ class Fusion(nn.Module):
         base_BD = F.normalize(image_BD + text_BD, dim=1)
         mixed_BD = self.mix(torch.cat([image_BD, text_BD, image_BD * text_BD], dim=1))
         found_BD = self.found(self.attention_dropout(self._attend(base_BD.detach(), tokens)))
-        return F.normalize(base_BD + found_BD + mixed_BD, dim=1)
+        projected_BD = F.normalize(base_BD + found_BD + mixed_BD, dim=1)
+        return F.normalize(torch.cat([projected_BD, self._say(evidence, tokens)], dim=1), dim=1)
+
+    def _say(self, evidence: Evidence, tokens: Tokens) -> torch.Tensor:
+        """The first components of the words; what a wish says counts otherwise than what a caption says."""
+        image_BW = F.normalize(evidence.image_BE[:, self.labels : self.labels + self.words], dim=1)
+        text_BW = F.normalize(evidence.text_BE[:, self.labels :], dim=1)
+        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None]
+        heard_B2 = 2 * torch.sigmoid(self.hear(torch.cat([text_BW, image_BW * text_BW], dim=1)) * both_B1)
+        said_BW = image_BW * tokens.has_image_B[:, None] + heard_B2[:, :1] * text_BW * tokens.has_text_B[:, None]
+        return WORDS_SHARE * heard_B2[:, 1:] * F.normalize(said_BW, dim=1)[:, : self.kept]
 
     def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The whole vector: the label part, longer where both modalities are there, then the instance part."""

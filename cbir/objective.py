@@ -70,7 +70,7 @@ class Objective:
         self.relative, self.params = relative, params
         self.label_NL = torch.from_numpy(data.label_NL)
         self.place_LC = torch.from_numpy(data.basis_LC)
-        width = fusion.image.out_features
+        width = fusion.instance_width
         self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
         if len(relative.word):
             words = relative.features

@@ -67,6 +67,7 @@ def start_fusion(
         dimensions=params.dimensions,
         labels=labels,
         words=len(words.components_WR),
+        kept=min(len(words.components_WR), params.dimensions // 3),
         classes=len(classes.bias_C),
         image_landmarks=len(image_head.landmark_MF),
         text_landmarks=len(text_head.landmark_MF),

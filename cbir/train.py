@@ -33,7 +33,7 @@ from cbir.towers import Towers, export_default_towers, read_default_classes
 
 LEAST_ITEMS = 16
 PATIENCE = 3  # epochs without a better one, after which the first fit stops
-TRUST_RATE = 10  # the one weight vector that decides on trust learns faster, for it starts at zero alone
+TRUST_RATE = 10  # the few weights that decide on trust learn faster, for they start at zero alone
 History = list[dict[str, Any]]
 
 
@@ -176,7 +176,8 @@ class _Fit:
             yield float(np.mean(losses))
 
     def _make_optimiser(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        params, trust = self.params, set(self.fusion.trust.parameters())
+        params = self.params
+        trust = {*self.fusion.trust.parameters(), *self.fusion.hear.parameters()}
         rates = [params.learning_rate, TRUST_RATE * params.learning_rate]
         groups = [{"params": [p for p in self.trained if p not in trust]}, {"params": list(trust)}]
         optimiser = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
