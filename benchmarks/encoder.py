@@ -110,6 +110,7 @@ def _invent_features() -> Features:
     return Features(
         image_BS=rng.normal(size=(BATCH, IMAGE_SUMMARY)).astype(np.float16),
         text_BR=rng.normal(size=(BATCH, TEXT_SUMMARY)).astype(np.float16),
+        captions_BR=rng.normal(size=(BATCH, TEXT_SUMMARY)).astype(np.float16),
         grid_BGV=rng.normal(size=(BATCH, GRID_CELLS, VISUAL_WIDTH)).astype(np.float16),
         tokens_BTW=rng.normal(size=(BATCH, TOKENS, TEXT_WIDTH)).astype(np.float16),
         token_mask_BT=np.ones((BATCH, TOKENS), bool),
@@ -124,12 +125,14 @@ def _build() -> tuple[Fusion, torch.optim.Optimizer]:
         visual_width=VISUAL_WIDTH,
         text_width=TEXT_WIDTH,
         grid_cells=GRID_CELLS,
-        dimensions=384,
+        dimensions=512,
         labels=96,
         words=512,
+        kept=170,
+        classes=1000,
         image_landmarks=2048,
         text_landmarks=2048,
-        label_shares=(0.4, 1.5),
+        label_shares=(0.3, 1.5),
     )
     fusion = build_fusion(config).eval()
     return fusion, torch.optim.AdamW(fusion.parameters(), lr=1e-4)

@@ -53,15 +53,15 @@ class TrainParams:
     both are, beside an instance part of length 1.
     """
 
-    dimensions: int = Field(384, ge=16, le=2048)
-    epochs: int = Field(10, ge=1)
+    dimensions: int = Field(512, ge=16, le=2048)
+    epochs: int = Field(5, ge=1)
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     temperature: float = Field(0.07, gt=0)
     label_weight: float = Field(0.5, ge=0)
     relative_weight: float = Field(1.0, ge=0)
-    label_share_alone: float = Field(0.4, ge=0)
+    label_share_alone: float = Field(0.3, ge=0)
     label_share_both: float = Field(1.5, ge=0)
     dropout: float = Field(0.5, ge=0, lt=1)
     seed: int = 0

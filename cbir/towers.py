@@ -180,13 +180,16 @@ def _grid_module(model: Any) -> Any:
             mean_BV = map_BVHW.mean((2, 3))
             cells_BVG = F.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
             tokens_BGV = torch.cat([mean_BV[..., None], cells_BVG], dim=2).transpose(1, 2)
-            return tokens_BGV, torch.cat([mean_BV, outlines_BF, *levels, _count_colours(pixels)], dim=1)
+            return tokens_BGV, torch.cat([mean_BV, outlines_BF, *levels, count_colours(pixels)], dim=1)
 
     return Grid().eval()
 
 
-def _count_colours(pixels: Any) -> Any:
-    """Square root of the share of pixels near each colour of a grid, linear between them; one pixel in four counts."""
+def count_colours(pixels: Any) -> Any:
+    """Square root of the share of pixels near each colour of a grid, linear between them; one pixel in four counts.
+
+    Pixels (B, 3, H, W) in [-1, 1] -> (B, COLOUR_LEVELS**3), rows of unit length.
+    """
     import torch
 
     level = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)

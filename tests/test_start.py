@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cbir.classes import Classes
 from cbir.encoder import CONFIG, Encoder, Features, run_fusion, save_fusion
 from cbir.errors import TowerError
 from cbir.features import keep_modalities
@@ -17,6 +18,11 @@ from cbir.start import find_basis, start_fusion
 from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
 
 ROWS = 40
+CLASSES = Classes(
+    weight_CV=np.eye(3, VISUAL_WIDTH, dtype=np.float32),
+    bias_C=np.zeros(3, np.float32),
+    text_CR=np.eye(3, TEXT_SUMMARY, dtype=np.float32),
+)
 COLOURS = [["red"], ["green"], ["blue"], ["red", "blue"]]
 
 
@@ -46,6 +52,7 @@ def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, l
         label_NL,
         basis_LC=find_basis(label_NL, most=20),
         cluster_N=np.arange(ROWS),
+        classes=CLASSES,
         params=TrainParams(dimensions=64),
     )
     assert (config.labels > 0, config.words > 0) == (labels == COLOURS * 10, texts)
@@ -61,10 +68,13 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
     basis_LC = find_basis(label_NL, most=20)
     params = TrainParams(dimensions=64)
-    fusion, _, _ = start_fusion(features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), params=params)
+    fusion, _, _ = start_fusion(
+        features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), classes=CLASSES, params=params
+    )
     fusion.eval()
     torch.nn.init.normal_(fusion.found.weight)
     torch.nn.init.normal_(fusion.trust.weight)
+    torch.nn.init.normal_(fusion.hear.weight)
     other = Features(**{**vars(features), "text_BR": -features.text_BR, "tokens_BTW": -features.tokens_BTW})
     with torch.inference_mode():
         one, two = (run_fusion(fusion, keep_modalities(f, image=True, text=False)) for f in (features, other))
@@ -79,7 +89,9 @@ def test_labels_have_no_more_directions_than_differ() -> None:
 def test_an_encoder_of_another_version_is_named(tmp_path: Path) -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
     basis_LC, params = find_basis(label_NL, most=20), TrainParams(dimensions=64)
-    fusion, config, _ = start_fusion(features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), params=params)
+    fusion, config, _ = start_fusion(
+        features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), classes=CLASSES, params=params
+    )
     save_fusion(fusion, config, tmp_path)
     (tmp_path / CONFIG).write_text('{"visual_width": 1280, "text_width": 384, "dimensions": 256, "grid_cells": 10}')
     with pytest.raises(TowerError, match=r"another version.*cbir-ops retrain"):

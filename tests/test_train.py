@@ -1,0 +1,19 @@
+"""The epoch is chosen by retrieval, the later one of equals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cbir.train import find_best
+
+
+def history(*validation: float) -> list[dict[str, Any]]:
+    return [{"epoch": n, "loss": 9.0 - n, "validation": value} for n, value in enumerate(validation)]
+
+
+def test_the_best_epoch_is_the_one_that_retrieves_best_however_its_loss() -> None:
+    assert find_best(history(0.2, 0.9, 0.5)) == 1
+
+
+def test_of_equal_epochs_the_later_one_is_chosen() -> None:
+    assert find_best(history(0.2, 0.9, 0.9, 0.1)) == 2
