@@ -129,6 +129,9 @@ def _read_row(folder: Path, item: Row, *, params: IngestParams) -> Row:
         return _refuse(row, f"the file cannot be read: {error.strerror}")
     except ImageError as error:
         return _refuse(row, str(error))
+    if min(image.size) < params.least_side:
+        size = f"{image.width} x {image.height}"
+        return _refuse(row, f"{size} pixels are too few; ingest.least_side is {params.least_side}")
     fitted = fit_square(image, size=params.image_size, background=params.background)
     return row | {
         "image": encode_png(fitted),

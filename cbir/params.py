@@ -20,10 +20,14 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class IngestParams:
-    """``image_size``: pixels, images are fitted into a square of it on ``background``."""
+    """``image_size``: pixels, images are fitted into a square of it on ``background``.
+
+    Pictures with a side under ``least_side`` pixels, or over ``max_pixels`` in all, go to quarantine.
+    """
 
     image_size: int = Field(224, ge=32, le=1024)
     background: str = "white"
+    least_side: int = Field(16, ge=1)
     max_pixels: int = Field(100_000_000, ge=1)
     shard_rows: int = Field(1000, ge=1)
 

@@ -56,6 +56,15 @@ def test_bad_rows_are_quarantined_with_their_reason(raw: Path, tmp_path: Path) -
         assert reason in line["reason"]
 
 
+def test_a_picture_with_too_short_a_side_is_quarantined(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0), row(1))
+    Image.new("RGB", (300, 19), "red").save(raw / "s" / "1.png")
+    counts = ingest(raw, tmp_path / "out", params=IngestParams(least_side=20))
+    bad = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert (counts["items"], [line["id"] for line in bad]) == (1, ["s/1"])
+    assert bad[0]["reason"] == "300 x 19 pixels are too few; ingest.least_side is 20"
+
+
 def test_only_relative_captions_with_both_ends_remain(raw: Path, tmp_path: Path) -> None:
     list_rows(raw, row(0), row(1))
     pairs = [{"reference_id": "s/0", "caption": "greener", "target_id": f"s/{n}"} for n in (1, 9)]
