@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from cbir.metrics import (
 )
 from cbir.params import EvaluateParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json, write_table
+from cbir.statistics import compare_systems, find_interval
 
+FUSED = ("fused_both", "fused")  # the system that is compared with all others of its task
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Metrics = dict[str, Any]
 
@@ -48,19 +51,21 @@ def evaluate(
     loaded = Encoder.load(encoder)
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
     features = load_features(items, towers_folder=encoder)
-    where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")["split"]
-    test = np.flatnonzero(where.loc[items["id"].to_pylist()].to_numpy() == "test")
+    where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")
+    where = where.loc[items["id"].to_pylist()]
+    test = np.flatnonzero(where["split"].to_numpy() == "test")
     if len(test) < 2:
         raise SplitError("Fewer than two test items; import more pictures, or raise split.test.")
     tested = select_rows(features, test)
     ids = items["id"].take(test).to_pylist()
-    scorer = _Scorer(ids, ks=params.k)
+    scorer = _Scorer(ids, cluster_N=where["cluster"].to_numpy()[test], params=params)
     vectors = _embed_views(loaded, tested) | _pool_towers(tested)
     _score_cross_modal(scorer, vectors, tested)
     _score_labels(
         scorer, vectors, tested, relevant_NN=share_labels(encode_labels(items["labels"].take(test).to_pylist()))
     )
     _score_relative(scorer, loaded, tested, vectors, pairs=read_relative(ingested, ids))
+    scorer.compare()
     scorer.summary["counts"] = {"test_items": len(test), "items": items.num_rows}
     _write(scorer, out=out, metrics=metrics)
     return scorer.summary
@@ -69,9 +74,12 @@ def evaluate(
 class _Scorer:
     """Collects metrics, per-query average precision and curves, one system of one query set at a time."""
 
-    def __init__(self, ids: Sequence[str], *, ks: Sequence[int]) -> None:
+    def __init__(self, ids: Sequence[str], *, cluster_N: np.ndarray, params: EvaluateParams) -> None:
         self.ids = ids
-        self.ks = ks
+        self.cluster_N = cluster_N
+        self.ks = params.k
+        self.rng = np.random.default_rng(params.seed)
+        self.answered: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         self.summary: Metrics = {}
         self.per_query: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
@@ -84,16 +92,36 @@ class _Scorer:
         total_Q = relevant_QN[asked].sum(axis=1)
         ranked_QN = sort_relevance(score_QN[asked], relevant_QN[asked])
         ap_Q = average_precision(ranked_QN, total_Q=total_Q)
-        row: Metrics = {"map": float(ap_Q.mean()), "queries": int(asked.sum())}
+        cluster_Q = self.cluster_N[query[asked]]
+        values = {"map": ap_Q}
         for k in self.ks:
-            row[f"hit@{k}"] = float(hit_at_k(ranked_QN, k=k).mean())
-            row[f"recall@{k}"] = float(recall_at_k(ranked_QN, k=k, total_Q=total_Q).mean())
-            row[f"precision@{k}"] = float(precision_at_k(ranked_QN, k=k).mean())
-        self.summary.setdefault(task, {})[system] = row
+            values[f"hit@{k}"] = hit_at_k(ranked_QN, k=k)
+            values[f"recall@{k}"] = recall_at_k(ranked_QN, k=k, total_Q=total_Q)
+            values[f"precision@{k}"] = precision_at_k(ranked_QN, k=k)
+        row: Metrics = {name: float(value_Q.mean()) for name, value_Q in values.items()}
+        row["interval"] = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in values.items()}
+        self.summary.setdefault(task, {})[system] = row | {"queries": int(asked.sum())}
+        self.answered.setdefault(task, {})[system] = (ap_Q, cluster_Q)
         for n, ap in zip(query[asked], ap_Q, strict=True):
             self.per_query.append({"task": task, "system": system, "query": self.ids[n], "average_precision": ap})
         for level, precision in zip(*precision_recall_curve(ranked_QN), strict=True):
             self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
+
+    def compare(self) -> None:
+        """Put beside each task's fused system by how much its mAP is above that of every other system."""
+        for task, systems in self.answered.items():
+            ours = next((name for name in FUSED if name in systems), None)
+            if ours is not None and len(systems) > 1:
+                ap_Q, cluster_Q = systems[ours]
+                self.summary[task][ours]["above"] = {
+                    name: asdict(compare_systems(ap_Q, theirs_Q, cluster_Q, rng=self.rng))
+                    for name, (theirs_Q, _) in systems.items()
+                    if name != ours
+                }
+
+    def _find_interval(self, value_Q: np.ndarray, cluster_Q: np.ndarray) -> dict[str, float]:
+        low, high = find_interval(value_Q, cluster_Q, rng=self.rng)
+        return {"low": low, "high": high}
 
 
 def _embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:

@@ -67,13 +67,35 @@ def _render_metrics(metrics: dict[str, Any]) -> str:
         scored = {name: row for name, row in systems.items() if isinstance(row, dict)}
         if scored:
             shown = [name for name in METRICS if any(name in row for row in scored.values())]
-            rows = [
-                [name, *(f"{100 * row[key]:.1f}" if key in row else "-" for key in shown)]
-                for name, row in scored.items()
-            ]
+            rows = [[name, *(_format_figure(row, key) for key in shown)] for name, row in scored.items()]
             parts.append(f"<h2>{html.escape(QUERIES.get(task, task))}</h2>")
             parts.append(render_table([task, *shown], rows))
-    return f"<p>Test items; figures in percent.</p>{''.join(parts)}"
+            parts += [_render_comparison(name, row["above"]) for name, row in scored.items() if "above" in row]
+    return (
+        "<p>Test items; figures in percent, with 95 % bootstrap intervals over clusters of near duplicates and "
+        f"variants.</p>{''.join(parts)}"
+    )
+
+
+def _format_figure(row: dict[str, Any], key: str) -> str:
+    if key not in row:
+        return "-"
+    interval = row.get("interval", {}).get(key)
+    between = f" ({100 * interval['low']:.1f}\N{EN DASH}{100 * interval['high']:.1f})" if interval else ""
+    return f"{100 * row[key]:.1f}{between}"
+
+
+def _render_comparison(system: str, above: dict[str, dict[str, float]]) -> str:
+    """By how many points of mAP a system is above each other one, answering the same queries."""
+    rows = [
+        [
+            other,
+            f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})",
+            f"{row['p_value']:.4f}",
+        ]
+        for other, row in above.items()
+    ]
+    return f"<p></p>{render_table([f'{system} above', 'points of mAP', 'p'], rows)}"
 
 
 def _draw_history(history: list[dict[str, Any]]) -> str:

@@ -73,9 +73,10 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluateParams:
-    """``k``: the cut-offs of hit@k, recall@k and precision@k."""
+    """``k``: the cut-offs of hit@k, recall@k and precision@k. ``seed``: of the bootstrap."""
 
     k: tuple[int, ...] = (1, 5, 10)
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -52,6 +52,15 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
     assert 'href="http' not in page
 
 
+def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Path) -> None:
+    above = {"sum": {"difference": 0.15, "low": 0.1, "high": 0.2, "p_value": 0.0005}}
+    fused = {"map": 0.75, "interval": {"map": {"low": 0.7, "high": 0.8}}, "above": above}
+    (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": fused, "sum": {"map": 0.6}}}))
+    page = write_evaluation_page(workspace).read_text()
+    for shown in ("75.0 (70.0\N{EN DASH}80.0)", "fused_both above", "+15.0 (+10.0 to +20.0)", "0.0005"):
+        assert shown in page
+
+
 @pytest.mark.parametrize("missing", ["metrics.json", "data/encoder/history.json", "data/evaluated/per_query.parquet"])
 def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) -> None:
     (workspace / missing).unlink()
