@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,7 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     )
     lines: list[str] = []
     failing = False
@@ -73,8 +75,8 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
                 failing = failing or line.startswith(REASONS)
                 if not failing:
                     say(line)
-        except BaseException:  # a time-out or a cancelled run must not leave DVC behind
-            process.kill()
+        except BaseException:  # a time-out or a cancelled run must leave neither DVC nor its stage behind
+            os.killpg(process.pid, signal.SIGKILL)
             raise
     return process.returncode, lines
 

@@ -164,6 +164,22 @@ def test_a_stage_that_crashes_shows_its_traceback(pipeline: Path) -> None:
     assert "RuntimeError: ours" in said
 
 
+def test_a_cancelled_run_leaves_no_stage_behind(pipeline: Path) -> None:
+    (pipeline / "talk.py").write_text(
+        "import time\nprint('started')\nfor n in range(300): open('beat', 'w').write(str(n)); time.sleep(0.05)\n"
+    )
+
+    def cancel(line: str) -> None:
+        if line == "started":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_dvc(pipeline, "repro", "talk", say=cancel)
+    beat = (pipeline / "beat").read_text() if (pipeline / "beat").exists() else ""
+    time.sleep(1.0)
+    assert ((pipeline / "beat").read_text() if (pipeline / "beat").exists() else "") == beat
+
+
 def test_a_lock_of_another_run_is_waited_for_but_not_for_ever(pipeline: Path) -> None:
     (pipeline / "dvc.yaml").write_text("stages: {talk: {cmd: python talk.py, outs: [talked]}}")
     (pipeline / "talk.py").write_text("import time; open('started', 'w'); time.sleep(6); open('talked', 'w')\n")
