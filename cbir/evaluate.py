@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.encoder import Encoder, Features
 from cbir.errors import CbirError, SplitError
-from cbir.features import keep_modalities, load_features, replace_words, select_rows
+from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.metrics import (
     average_precision,
     encode_labels,
@@ -33,6 +34,7 @@ from cbir.params import EvaluateParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json, write_table
 from cbir.statistics import compare_systems, find_interval
 
+STATISTICS = "statistics.json"
 FUSED = ("fused_both", "fused")  # the system that is compared with all others of its task
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Metrics = dict[str, Any]
@@ -41,7 +43,9 @@ Metrics = dict[str, Any]
 def evaluate(
     ingested: Path, split: Path, encoder: Path, *, embedded: Path, out: Path, metrics: Path, params: EvaluateParams
 ) -> Metrics:
-    """Score retrieval on the test items; write ``metrics``, per-query results and precision-recall curves.
+    """Score retrieval on the test items.
+
+    Writes ``metrics``, and into ``out`` intervals and comparisons, per-query results and precision-recall curves.
 
     Raises:
         SplitError: fewer than two items to test on.
@@ -59,11 +63,13 @@ def evaluate(
     tested = select_rows(features, test)
     ids = items["id"].take(test).to_pylist()
     scorer = _Scorer(ids, cluster_N=where["cluster"].to_numpy()[test], params=params)
-    vectors = _embed_views(loaded, tested) | _pool_towers(tested)
+    vectors = _embed_views(loaded, tested) | pool_towers(tested)
     _score_cross_modal(scorer, vectors, tested)
-    _score_labels(
-        scorer, vectors, tested, relevant_NN=share_labels(encode_labels(items["labels"].take(test).to_pylist()))
-    )
+    relevant_NN = share_labels(encode_labels(items["labels"].take(test).to_pylist()))
+    scores = {name: vector_ND @ vector_ND.T for name, vector_ND in vectors.items()}
+    histogram_NH = take_histogram(tested)
+    scores |= {"histogram": histogram_NH @ histogram_NH.T, "bm25": score_captions(first_captions(items.take(test)))}
+    _score_labels(scorer, scores, relevant_NN=relevant_NN)
     _score_relative(scorer, loaded, tested, vectors, pairs=read_relative(ingested, ids))
     scorer.compare()
     scorer.summary["counts"] = {"test_items": len(test), "items": items.num_rows}
@@ -81,6 +87,7 @@ class _Scorer:
         self.rng = np.random.default_rng(params.seed)
         self.answered: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         self.summary: Metrics = {}
+        self.statistics: Metrics = {}
         self.per_query: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
 
@@ -99,7 +106,8 @@ class _Scorer:
             values[f"recall@{k}"] = recall_at_k(ranked_QN, k=k, total_Q=total_Q)
             values[f"precision@{k}"] = precision_at_k(ranked_QN, k=k)
         row: Metrics = {name: float(value_Q.mean()) for name, value_Q in values.items()}
-        row["interval"] = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in values.items()}
+        sure = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in values.items()}
+        self.statistics.setdefault(task, {})[system] = {"interval": sure}
         self.summary.setdefault(task, {})[system] = row | {"queries": int(asked.sum())}
         self.answered.setdefault(task, {})[system] = (ap_Q, cluster_Q)
         for n, ap in zip(query[asked], ap_Q, strict=True):
@@ -113,7 +121,7 @@ class _Scorer:
             ours = next((name for name in FUSED if name in systems), None)
             if ours is not None and len(systems) > 1:
                 ap_Q, cluster_Q = systems[ours]
-                self.summary[task][ours]["above"] = {
+                self.statistics[task][ours]["above"] = {
                     name: asdict(compare_systems(ap_Q, theirs_Q, cluster_Q, rng=self.rng))
                     for name, (theirs_Q, _) in systems.items()
                     if name != ours
@@ -131,14 +139,6 @@ def _embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
     }
 
 
-def _pool_towers(features: Features) -> dict[str, np.ndarray]:
-    """The frozen towers' own unit vectors; their sum is scored as the sum of the two cosines."""
-    image_NV = features.grid_BGV[:, 0].astype(np.float32)
-    text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
-    image_NV, text_NW = _normalise(image_NV), _normalise(text_NW)
-    return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
-
-
 def _normalise(vector_ND: np.ndarray) -> np.ndarray:
     return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-9)
 
@@ -152,13 +152,10 @@ def _score_cross_modal(scorer: _Scorer, vectors: dict[str, np.ndarray], features
     scorer.add("image_to_text", "fused", score_QN=score_NN.T[asked], relevant_QN=own_NN[asked], query=asked)
 
 
-def _score_labels(
-    scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features, *, relevant_NN: np.ndarray
-) -> None:
-    """Every item asks for the others that share a label, in each system's own space."""
+def _score_labels(scorer: _Scorer, scores: dict[str, np.ndarray], *, relevant_NN: np.ndarray) -> None:
+    """Every item asks for the others that share a label, by each system's own score."""
     everyone = np.arange(len(scorer.ids))
-    for system, vector_ND in vectors.items():
-        score_NN = vector_ND @ vector_ND.T
+    for system, score_NN in scores.items():
         np.fill_diagonal(score_NN, -np.inf)
         scorer.add("label", system, score_QN=score_NN, relevant_QN=relevant_NN, query=everyone)
 
@@ -173,7 +170,8 @@ def _score_relative(
 ) -> None:
     """This picture, but ...: the target is relevant, the reference itself is left out of the gallery.
 
-    ``relative`` searches pictures alone; ``relative_indexed`` searches items as the index holds them.
+    ``relative`` searches pictures alone; ``relative_indexed`` searches items as the index holds them. ``sum`` adds the
+    frozen towers' cosines, of picture to picture and of wish to caption; ``fused_sum`` adds the encoder's vectors.
     """
     if not pairs:
         return
@@ -183,9 +181,15 @@ def _score_relative(
     relevant_QN[np.arange(len(pairs)), target] = True
     views = _embed_views(encoder, asked)
     views["fused_sum"] = _normalise(views["fused_image"] + views["fused_text"])
-    for task, gallery in (("relative", "fused_image"), ("relative_indexed", "fused_both")):
-        for system, vector_QD in views.items():
-            score_QN = vector_QD @ vectors[gallery].T
+    pooled = pool_towers(asked)
+    for task, gallery, baseline in (
+        ("relative", "fused_image", "image_only"),
+        ("relative_indexed", "fused_both", "sum"),
+    ):
+        systems = {name: (query_QD, vectors[gallery]) for name, query_QD in views.items()}
+        systems[baseline] = (pooled[baseline], vectors[baseline])
+        for system, (query_QD, item_ND) in systems.items():
+            score_QN = query_QD @ item_ND.T
             score_QN[np.arange(len(pairs)), reference] = -np.inf
             scorer.add(task, system, score_QN=score_QN, relevant_QN=relevant_QN, query=reference)
 
@@ -195,6 +199,7 @@ def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     write_table(partial / "per_query.parquet", pa.Table.from_pylist(scorer.per_query))
     write_json(partial / "curves.json", scorer.curves)
+    write_json(partial / STATISTICS, scorer.statistics)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     write_json(metrics, scorer.summary)

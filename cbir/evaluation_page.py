@@ -36,9 +36,10 @@ def write_evaluation_page(workspace: Path) -> Path:
         WorkspaceError: a file that a stage writes is missing; the message names the stage.
     """
     metrics = _read_json(workspace / "metrics.json", made_by="evaluate")
+    statistics = _read_json(workspace / "data/evaluated/statistics.json", made_by="evaluate")
     curves = _read_json(workspace / "data/evaluated/curves.json", made_by="evaluate")
     history = _read_json(workspace / "data/encoder/history.json", made_by="train")
-    sections = [_render_metrics(metrics), "<h2>Training</h2>", _draw_history(history)]
+    sections = [_render_metrics(metrics, statistics), "<h2>Training</h2>", _draw_history(history)]
     sections += ["<h2>Precision and recall</h2>", _draw_curves(curves), *_render_queries(workspace)]
     path = workspace / "reports" / "evaluation.html"
     write_page(path, title="Evaluation", sections=sections)
@@ -61,28 +62,32 @@ def _read_json(path: Path, *, made_by: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _render_metrics(metrics: dict[str, Any]) -> str:
+def _render_metrics(metrics: dict[str, Any], statistics: dict[str, Any]) -> str:
     parts = []
     for task, systems in metrics.items():
         scored = {name: row for name, row in systems.items() if isinstance(row, dict)}
         if scored:
             shown = [name for name in METRICS if any(name in row for row in scored.values())]
-            rows = [[name, *(_format_figure(row, key) for key in shown)] for name, row in scored.items()]
+            known = {name: statistics.get(task, {}).get(name, {}) for name in scored}
+            rows = [
+                [name, *(_format_figure(row, known[name].get("interval", {}), key) for key in shown)]
+                for name, row in scored.items()
+            ]
             parts.append(f"<h2>{html.escape(QUERIES.get(task, task))}</h2>")
             parts.append(render_table([task, *shown], rows))
-            parts += [_render_comparison(name, row["above"]) for name, row in scored.items() if "above" in row]
+            parts += [_render_comparison(name, sure["above"]) for name, sure in known.items() if "above" in sure]
     return (
         "<p>Test items; figures in percent, with 95 % bootstrap intervals over clusters of near duplicates and "
         f"variants.</p>{''.join(parts)}"
     )
 
 
-def _format_figure(row: dict[str, Any], key: str) -> str:
+def _format_figure(row: dict[str, Any], interval: dict[str, dict[str, float]], key: str) -> str:
     if key not in row:
         return "-"
-    interval = row.get("interval", {}).get(key)
-    between = f" ({100 * interval['low']:.1f}\N{EN DASH}{100 * interval['high']:.1f})" if interval else ""
-    return f"{100 * row[key]:.1f}{between}"
+    if key not in interval:
+        return f"{100 * row[key]:.1f}"
+    return f"{100 * row[key]:.1f} ({100 * interval[key]['low']:.1f}\N{EN DASH}{100 * interval[key]['high']:.1f})"
 
 
 def _render_comparison(system: str, above: dict[str, dict[str, float]]) -> str:

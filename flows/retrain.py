@@ -121,7 +121,13 @@ def register_release(workspace: str) -> str:
         data_revision=read_data_revision(root),
         rows_revision=read_rows_revision(root),
         metrics=metrics,
-        files=[root / "metrics.json", root / "data/validated/validation.json", root / "params.yaml", root / "dvc.lock"],
+        files=[
+            root / "metrics.json",
+            root / "data/evaluated/statistics.json",
+            root / "data/validated/validation.json",
+            root / "params.yaml",
+            root / "dvc.lock",
+        ],
         now=datetime.now(UTC),
     )
     return release.key

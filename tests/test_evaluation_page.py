@@ -28,6 +28,7 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "data/evaluated/curves.json").write_text(json.dumps(curves))
     metrics = {"counts": {"items": 2}, "label": {"sum": {"map": 0.123, "hit@1": 0.5}, "image_only": {"map": 0.456}}}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "data/evaluated/statistics.json").write_text("{}")
     queries = [{"task": "label", "system": "sum", "query": f"s/{n}", "average_precision": n / 2} for n in range(2)]
     write_table(tmp_path / "data/evaluated/per_query.parquet", pa.Table.from_pylist(queries))
     image = encode_png(draw(COLOURS["red"], seed=0))
@@ -54,8 +55,9 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
 
 def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Path) -> None:
     above = {"sum": {"difference": 0.15, "low": 0.1, "high": 0.2, "p_value": 0.0005}}
-    fused = {"map": 0.75, "interval": {"map": {"low": 0.7, "high": 0.8}}, "above": above}
-    (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": fused, "sum": {"map": 0.6}}}))
+    sure = {"interval": {"map": {"low": 0.7, "high": 0.8}}, "above": above}
+    (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": {"map": 0.75}, "sum": {"map": 0.6}}}))
+    (workspace / "data/evaluated/statistics.json").write_text(json.dumps({"label": {"fused_both": sure}}))
     page = write_evaluation_page(workspace).read_text()
     for shown in ("75.0 (70.0\N{EN DASH}80.0)", "fused_both above", "+15.0 (+10.0 to +20.0)", "0.0005"):
         assert shown in page

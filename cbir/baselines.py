@@ -1,0 +1,47 @@
+"""What retrieves without any training of ours: the frozen towers, a colour histogram, BM25.
+
+Shapes: N items, V visual width, W text width, H bins of the histogram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+
+from cbir.encoder import Features
+from cbir.towers import COLOUR_LEVELS
+
+
+def pool_towers(features: Features) -> dict[str, np.ndarray]:
+    """Unit vectors of the towers' mean tokens; the dot product of ``sum`` is the plain sum of the two cosines."""
+    image_NV = _normalise(features.grid_BGV[:, 0].astype(np.float32) * features.has_image_B[:, None])
+    text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
+    text_NW = _normalise(text_NW * features.has_text_B[:, None])
+    return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
+
+
+def take_histogram(features: Features) -> np.ndarray:
+    """The colour histogram (N, H) as Swain & Ballard 1991; its dot product is the Bhattacharyya coefficient."""
+    return features.image_BS[:, -(COLOUR_LEVELS**3) :].astype(np.float32) * features.has_image_B[:, None]
+
+
+def score_captions(captions: Sequence[str | None]) -> np.ndarray:
+    """BM25 of every caption as a query against all captions, float32 (N, N); zeros for an item without words.
+
+    Lucene's variant, k1 1.5, b 0.75, English stop words left out (Robertson & Zaragoza 2009; Lù 2024, BM25S).
+    """
+    words = bm25s.tokenize([text or "" for text in captions], stopwords="en", return_ids=False, show_progress=False)
+    score_NN = np.zeros((len(words), len(words)), np.float32)
+    if any(words):
+        index = bm25s.BM25()
+        index.index(words, show_progress=False)
+        for n, asked in enumerate(words):
+            if asked:
+                score_NN[n] = index.get_scores(asked)
+    return score_NN
+
+
+def _normalise(vector_ND: np.ndarray) -> np.ndarray:
+    return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-9)
