@@ -12,6 +12,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── SplitError         the items cannot be split as asked
     ├── TowerError         a tower's weights cannot be had or do not fit
     ├── TrainingError      training cannot start or diverged
+    ├── GoldenError        the golden queries are malformed or name what is not there
     ├── StageError         a DVC command that a flow ran failed
     ├── ServerError        the Prefect server is not configured or does not answer
     ├── ReleaseError       no release is live, or the one asked for cannot be loaded
@@ -56,6 +57,10 @@ class TowerError(CbirError):
 
 class TrainingError(CbirError):
     """Training cannot start, or its loss is no longer finite."""
+
+
+class GoldenError(CbirError):
+    """The golden queries are malformed, or name what is not there."""
 
 
 class StageError(CbirError):

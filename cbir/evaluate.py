@@ -20,13 +20,16 @@ from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.encoder import Encoder, Features
 from cbir.errors import CbirError, SplitError
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
+from cbir.golden import read_golden
 from cbir.metrics import (
     average_precision,
     encode_labels,
     hit_at_k,
+    ndcg_at_k,
     precision_at_k,
     precision_recall_curve,
     recall_at_k,
+    reciprocal_rank,
     share_labels,
     sort_relevance,
 )
@@ -41,17 +44,26 @@ Metrics = dict[str, Any]
 
 
 def evaluate(
-    ingested: Path, split: Path, encoder: Path, *, embedded: Path, out: Path, metrics: Path, params: EvaluateParams
+    ingested: Path,
+    split: Path,
+    encoder: Path,
+    *,
+    embedded: Path,
+    golden: Path,
+    out: Path,
+    metrics: Path,
+    params: EvaluateParams,
 ) -> Metrics:
-    """Score retrieval on the test items.
+    """Score retrieval on the test items, and the golden queries on all items as the index will hold them.
 
     Writes ``metrics``, and into ``out`` intervals and comparisons, per-query results and precision-recall curves.
 
     Raises:
         SplitError: fewer than two items to test on.
+        GoldenError: the golden queries are malformed, or name what is not there.
         WorkspaceError: a file that an earlier stage writes is missing.
     """
-    read_table(embedded / "embeddings.parquet", made_by="embed")
+    indexed = read_table(embedded / "embeddings.parquet", made_by="embed")
     loaded = Encoder.load(encoder)
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
     features = load_features(items, towers_folder=encoder)
@@ -71,6 +83,7 @@ def evaluate(
     scores |= {"histogram": histogram_NH @ histogram_NH.T, "bm25": score_captions(first_captions(items.take(test)))}
     _score_labels(scorer, scores, relevant_NN=relevant_NN)
     _score_relative(scorer, loaded, tested, vectors, pairs=read_relative(ingested, ids))
+    _score_golden(scorer, loaded, indexed, golden=golden)
     scorer.compare()
     scorer.summary["counts"] = {"test_items": len(test), "items": items.num_rows}
     _write(scorer, out=out, metrics=metrics)
@@ -92,26 +105,41 @@ class _Scorer:
         self.curves: list[dict[str, Any]] = []
 
     def add(self, task: str, system: str, *, score_QN: np.ndarray, relevant_QN: np.ndarray, query: np.ndarray) -> None:
-        """Score one system on the queries that have something relevant."""
-        asked = relevant_QN.any(axis=1)
-        if not asked.any():
+        """Score one system on those queries, rows of test items, that have something relevant."""
+        asked = np.flatnonzero(relevant_QN.any(axis=1))
+        names, cluster_Q = [self.ids[n] for n in query[asked]], self.cluster_N[query[asked]]
+        self.add_named(task, system, score_QN[asked], grade_QN=relevant_QN[asked], names=names, cluster_Q=cluster_Q)
+
+    def add_named(
+        self,
+        task: str,
+        system: str,
+        score_QN: np.ndarray,
+        *,
+        grade_QN: np.ndarray,
+        names: Sequence[str],
+        cluster_Q: np.ndarray,
+    ) -> None:
+        """Score one system on named queries, each with something relevant; ``grade_QN`` may be bool."""
+        if len(names) == 0:
             return
-        total_Q = relevant_QN[asked].sum(axis=1)
-        ranked_QN = sort_relevance(score_QN[asked], relevant_QN[asked])
+        graded_QN = sort_relevance(score_QN, grade_QN)
+        ranked_QN = graded_QN > 0
+        total_Q = ranked_QN.sum(axis=1)
         ap_Q = average_precision(ranked_QN, total_Q=total_Q)
-        cluster_Q = self.cluster_N[query[asked]]
-        values = {"map": ap_Q}
+        values = {"map": ap_Q, "mrr": reciprocal_rank(ranked_QN)}
         for k in self.ks:
             values[f"hit@{k}"] = hit_at_k(ranked_QN, k=k)
             values[f"recall@{k}"] = recall_at_k(ranked_QN, k=k, total_Q=total_Q)
             values[f"precision@{k}"] = precision_at_k(ranked_QN, k=k)
+            values[f"ndcg@{k}"] = ndcg_at_k(graded_QN, k=k)
         row: Metrics = {name: float(value_Q.mean()) for name, value_Q in values.items()}
         sure = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in values.items()}
         self.statistics.setdefault(task, {})[system] = {"interval": sure}
-        self.summary.setdefault(task, {})[system] = row | {"queries": int(asked.sum())}
+        self.summary.setdefault(task, {})[system] = row | {"queries": len(names)}
         self.answered.setdefault(task, {})[system] = (ap_Q, cluster_Q)
-        for n, ap in zip(query[asked], ap_Q, strict=True):
-            self.per_query.append({"task": task, "system": system, "query": self.ids[n], "average_precision": ap})
+        for name, ap in zip(names, ap_Q, strict=True):
+            self.per_query.append({"task": task, "system": system, "query": name, "average_precision": ap})
         for level, precision in zip(*precision_recall_curve(ranked_QN), strict=True):
             self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
 
@@ -194,6 +222,16 @@ def _score_relative(
             scorer.add(task, system, score_QN=score_QN, relevant_QN=relevant_QN, query=reference)
 
 
+def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golden: Path) -> None:
+    """The user's own queries over every item, trained on or not, as the index will hold it."""
+    queries = read_golden(golden, indexed["id"].to_pylist())
+    if queries.ids:
+        item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
+        score_QN = encoder.encode(queries.images, queries.texts) @ item_ND.T
+        everyone = np.arange(len(queries.ids))
+        scorer.add_named("golden", "fused", score_QN, grade_QN=queries.grade_QN, names=queries.ids, cluster_Q=everyone)
+
+
 def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -206,11 +244,11 @@ def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:
 
 
 def main() -> None:
-    """Run the stage: ``python -m cbir.evaluate INGESTED SPLIT ENCODER EMBEDDED OUT METRICS``."""
-    ingested, split, encoder, embedded, out, metrics = map(Path, sys.argv[1:7])
+    """Run the stage: ``python -m cbir.evaluate INGESTED SPLIT ENCODER EMBEDDED GOLDEN OUT METRICS``."""
+    ingested, split, encoder, embedded, golden, out, metrics = map(Path, sys.argv[1:8])
     try:
         params = load_section(Path("params.yaml"), "evaluate", EvaluateParams)
-        evaluate(ingested, split, encoder, embedded=embedded, out=out, metrics=metrics, params=params)
+        evaluate(ingested, split, encoder, embedded=embedded, golden=golden, out=out, metrics=metrics, params=params)
     except CbirError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,11 +19,12 @@ from cbir.records import read_items, read_table
 from cbir.report import render_gallery, render_table, write_page
 
 SHOWN = 7
-METRICS = ("map", "hit@1", "hit@10", "recall@10", "precision@10")
+METRICS = ("map", "mrr", "ndcg@10", "hit@1", "hit@10", "recall@10", "precision@10")
 QUERIES = {
     "text_to_image": "Words search pictures: the item's own picture is relevant",
     "image_to_text": "A picture searches words: the item's own words are relevant",
     "label": "An item searches items: those that share a label are relevant",
+    "golden": "Golden queries search all items as the index holds them",
     "relative": "A picture and a change of it search pictures: the target is relevant",
     "relative_indexed": "A picture and a change of it search items as the index holds them",
 }

@@ -25,7 +25,7 @@ def share_labels(label_NL: np.ndarray) -> np.ndarray:
 
 
 def sort_relevance(score_QN: np.ndarray, relevant_QN: np.ndarray) -> np.ndarray:
-    """Relevance (bool) in order of falling score; ties by index, so that equal runs are equal."""
+    """Relevance (bool, or grades) in order of falling score; ties by index, so that equal runs are equal."""
     order_QN = np.argsort(-score_QN, axis=1, kind="stable")
     return np.take_along_axis(relevant_QN, order_QN, axis=1)
 
@@ -55,6 +55,18 @@ def average_precision(ranked_QN: np.ndarray, *, total_Q: np.ndarray) -> np.ndarr
 def reciprocal_rank(ranked_QN: np.ndarray) -> np.ndarray:
     """Per query, 1 / rank of the first relevant item; 0 where none is."""
     return np.where(ranked_QN.any(axis=1), 1.0 / (ranked_QN.argmax(axis=1) + 1), 0.0)
+
+
+def ndcg_at_k(grade_QN: np.ndarray, *, k: int) -> np.ndarray:
+    """Per query, the discounted gain of the first ``k`` over that of the best order; 0 where nothing is relevant.
+
+    ``grade_QN`` holds every item's grade in rank order; the gain is the grade, the discount log2(rank + 1), as in
+    trec_eval (Järvelin & Kekäläinen 2002).
+    """
+    discount = 1 / np.log2(np.arange(2, min(k, grade_QN.shape[1]) + 2))
+    found_Q = grade_QN[:, :k] @ discount
+    best_Q = -np.sort(-grade_QN.astype(np.float64), axis=1)[:, :k] @ discount
+    return np.asarray(found_Q / np.where(best_Q > 0, best_Q, 1.0))
 
 
 def precision_recall_curve(ranked_QN: np.ndarray, *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ def draw_catalogue(folder: Path) -> Path:
 def make_workspace(folder: Path) -> Path:
     """A workspace as a clone has it, with few epochs and low floors."""
     folder.mkdir()
-    for name in ("cbir", "flows", "expectations"):
+    for name in ("cbir", "flows", "expectations", "golden"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "dvc.yaml", folder)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())

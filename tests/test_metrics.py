@@ -9,6 +9,7 @@ import pytrec_eval
 from cbir.metrics import (
     average_precision,
     hit_at_k,
+    ndcg_at_k,
     precision_at_k,
     precision_recall_curve,
     recall_at_k,
@@ -39,6 +40,25 @@ def test_the_curve_interpolates_to_the_best_precision_at_that_recall_or_above() 
 
 def test_ties_keep_the_order_of_the_items() -> None:
     assert sort_relevance(np.zeros((1, 3)), np.array([[False, True, False]])).tolist() == [[False, True, False]]
+
+
+def test_a_better_grade_further_up_gains_more() -> None:
+    grade = np.array([[3, 0, 2], [0, 2, 3], [0, 0, 0]])
+    best = 3 + 2 / np.log2(3)
+    expected = [(3 + 2 / 2) / best, (2 / np.log2(3) + 3 / 2) / best, 0.0]
+    assert ndcg_at_k(grade, k=3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_graded_gain_agrees_with_pytrec_eval(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score = rng.permuted(np.tile(np.arange(40.0), (8, 1)), axis=1)
+    grade = rng.integers(0, 4, (8, 40)) * (rng.random((8, 40)) < 0.4)
+    qrels = {f"q{q}": {f"d{n}": int(grade[q, n]) for n in range(40)} for q in range(8)}
+    run = {f"q{q}": {f"d{n}": float(score[q, n]) for n in range(40)} for q in range(8)}
+    oracle = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut_10"}).evaluate(run)
+    expected = [oracle[f"q{q}"]["ndcg_cut_10"] for q in range(8)]
+    assert ndcg_at_k(sort_relevance(score, grade), k=10) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,0 +1,103 @@
+"""Golden queries: what the user's own searches should find, as JSON lines and TREC relevance judgements (qrels).
+
+``queries.jsonl`` has one query a line: ``id``, and ``text``, ``image`` (a path beside the file) or both. ``qrels.txt``
+has one judgement a line, in TREC's four columns: query, iteration (ignored), item, grade (0 is not relevant).
+
+Shapes: Q queries, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cbir.errors import GoldenError
+from cbir.images import load_query_image
+from cbir.records import read_jsonl
+
+QUERIES = "queries.jsonl"
+QRELS = "qrels.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenQueries:
+    """Queries, and the grade of every item for each, int (Q, N)."""
+
+    ids: list[str]
+    texts: list[str | None]
+    images: list[Image.Image | None]
+    grade_QN: np.ndarray
+
+
+def read_golden(folder: Path, item_ids: Sequence[str]) -> GoldenQueries:
+    """The golden queries in ``folder``, judged over ``item_ids``; none where the file is empty or not there.
+
+    Raises:
+        GoldenError: a line is malformed, an id is there twice or unknown, or a query has nothing relevant.
+        ImageError: a query's picture cannot be used.
+    """
+    rows = _read_queries(folder / QUERIES)
+    ids = list(rows)
+    grade_QN = _read_grades(folder / QRELS, query_ids=ids, item_ids=item_ids)
+    if idle := [id_ for id_, grade_N in zip(ids, grade_QN, strict=True) if not (grade_N > 0).any()]:
+        raise GoldenError(f"{folder / QRELS} judges nothing relevant for {_name(idle)}; add a line, or drop the query.")
+    images = [load_query_image(folder / row["image"]) if row.get("image") else None for row in rows.values()]
+    return GoldenQueries(ids=ids, texts=[row.get("text") for row in rows.values()], images=images, grade_QN=grade_QN)
+
+
+def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    if not path.exists():
+        return rows
+    try:
+        lines = list(read_jsonl(path))
+    except ValueError as error:
+        raise GoldenError(f"{path} has a line that is not JSON ({error}); mend it.") from None
+    for row in lines:
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not (row.get("text") or row.get("image")):
+            raise GoldenError(f"{path}: {row!r} is no query; give each an id, and text, image or both.")
+        if row["id"] in rows:
+            raise GoldenError(f"{path} has the id {row['id']!r} twice; give every query its own.")
+        rows[row["id"]] = row
+    return rows
+
+
+def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
+    queries, items = _number(query_ids), _number(item_ids)
+    grade_QN = np.zeros((len(queries), len(items)), np.int64)
+    unknown = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        if not line.strip():
+            continue
+        query, item, grade = _split_judgement(line, path=path)
+        if query not in queries:
+            raise GoldenError(f"{path} judges the query {query!r}, which {QUERIES} lacks; add it, or drop the line.")
+        if item in items:
+            grade_QN[queries[query], items[item]] = max(grade, 0)
+        else:
+            unknown.append(item)
+    if unknown:
+        raise GoldenError(f"{path} names items that the catalogue lacks: {_name(unknown)}; mend or drop those lines.")
+    return grade_QN
+
+
+def _split_judgement(line: str, *, path: Path) -> tuple[str, str, int]:
+    try:
+        query, _, item, grade = line.split()
+        return query, item, int(grade)
+    except ValueError:
+        raise GoldenError(f"{path}: {line!r} is no judgement; write `query 0 item grade`.") from None
+
+
+def _number(ids: Sequence[str]) -> Mapping[str, int]:
+    return {id_: n for n, id_ in enumerate(ids)}
+
+
+def _name(ids: Sequence[str], *, most: int = 5) -> str:
+    rest = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + rest

@@ -1,0 +1,84 @@
+"""Golden queries are read as TREC writes them, and every mistake in them is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import COLOURS, cbir, draw
+
+from cbir.errors import GoldenError, ImageError
+from cbir.golden import read_golden
+
+ITEMS = ["s/0", "s/1", "s/2"]
+RED = {"id": "red", "text": "a red square"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, [RED, {"id": "like", "image": "blue.png"}], "red 0 s/1 2\nred 0 s/2 -1\n\nlike Q0 s/0 1\n")
+    draw(COLOURS["blue"], seed=0).save(tmp_path / "blue.png")
+    return tmp_path
+
+
+def write(folder: Path, queries: list[dict[str, str]], qrels: str) -> None:
+    (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (folder / "qrels.txt").write_text(qrels)
+
+
+def test_queries_have_words_or_a_picture_and_grades_below_zero_are_not_relevant(folder: Path) -> None:
+    golden = read_golden(folder, ITEMS)
+    assert (golden.ids, golden.texts) == (["red", "like"], ["a red square", None])
+    assert [image is None for image in golden.images] == [True, False]
+    assert golden.grade_QN.tolist() == [[0, 2, 0], [1, 0, 0]]
+
+
+def test_no_file_or_an_empty_one_means_no_queries(tmp_path: Path) -> None:
+    assert read_golden(tmp_path / "nowhere", ITEMS).ids == []
+    write(tmp_path, [], "")
+    assert read_golden(tmp_path, ITEMS).ids == []
+
+
+@pytest.mark.parametrize(
+    ("queries", "qrels", "message"),
+    [
+        ([RED], "red 0 s/9 1\nred 0 s/1 1\n", "lacks: s/9; mend or drop"),
+        ([RED], "blue 0 s/1 1\n", "'blue', which queries.jsonl lacks; add it"),
+        ([RED], "red 0 s/1 0\n", "nothing relevant for red; add a line"),
+        ([RED], "red s/1 1\n", "is no judgement; write `query 0 item grade`"),
+        ([RED], "red 0 s/1 good\n", "is no judgement"),
+        ([RED, RED], "red 0 s/1 1\n", "'red' twice; give every query its own"),
+        ([{"id": "idle"}], "", "give each an id, and text, image or both"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(
+    tmp_path: Path, queries: list[dict[str, str]], qrels: str, message: str
+) -> None:
+    write(tmp_path, queries, qrels)
+    with pytest.raises(GoldenError, match=message.replace("(", r"\(")):
+        read_golden(tmp_path, ITEMS)
+
+
+def test_a_line_that_is_not_json_and_a_picture_that_is_missing_are_named(folder: Path) -> None:
+    (folder / "blue.png").unlink()
+    with pytest.raises(ImageError, match=r"blue\.png is not a file"):
+        read_golden(folder, ITEMS)
+    (folder / "queries.jsonl").write_text("{'id': 1}\n")
+    with pytest.raises(GoldenError, match="not JSON"):
+        read_golden(folder, ITEMS)
+
+
+@pytest.mark.slow
+def test_golden_queries_are_scored_over_the_whole_catalogue_and_a_bad_one_stops_retrain(live: Path) -> None:
+    reds = "".join(f"red 0 squares/{n:02d} {1 + (n == 0)}\n" for n in range(0, 48, 4))
+    write(live / "golden", [RED], reds)
+    done = cbir(live, "retrain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads((live / "metrics.json").read_text())["golden"]["fused"]
+    assert row["queries"] == 1
+    assert row["hit@1"] == 1.0
+    assert row["recall@10"] == pytest.approx(10 / 12)
+    write(live / "golden", [RED], "red 0 squares/nothing 1\n")
+    wrong = cbir(live, "retrain")
+    assert (wrong.returncode, "lacks: squares/nothing" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)
