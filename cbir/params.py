@@ -89,10 +89,14 @@ class ReleaseParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ScheduleParams:
-    """``cron``: when `cbir-ops deploy` retrains, five fields; ``timezone``: whose clock that is, an IANA name."""
+    """``cron``: when `cbir-ops deploy` retrains, five fields; ``timezone``: whose clock that is, an IANA name.
+
+    ``name``: of the deployment; the workspace's folder, where there is none.
+    """
 
     cron: str = "0 3 * * *"
     timezone: str = "UTC"
+    name: str | None = None
 
 
 def load_section(path: Path, name: str, section: type[S]) -> S:

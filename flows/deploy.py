@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import get_client, serve
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError as PydanticError
@@ -28,12 +29,14 @@ def serve_retrain(workspace: Path) -> None:
 
     Raises:
         ParamsError: the schedule in ``params.yaml`` is not one.
-        ServerError: no server is configured, or it does not answer.
+        ServerError: no server is configured, it does not answer, or it has a deployment of this name already.
     """
     schedule = load_schedule(workspace / "params.yaml")
+    name = load_section(workspace / "params.yaml", "schedule", ScheduleParams).name or workspace.resolve().name
     check_server()
+    check_name(name, workspace)
     deployment = retrain.to_deployment(
-        name=workspace.name,
+        name=name,
         schedules=[schedule],
         parameters={"workspace": str(workspace.resolve())},
         concurrency_limit=1,
@@ -74,3 +77,22 @@ def check_server() -> None:
         fault = client.api_healthcheck()
     if fault is not None:
         raise ServerError(f"The Prefect server {url} does not answer ({fault}); see PREFECT_API_URL, or {START}")
+
+
+def check_name(name: str, workspace: Path) -> None:
+    """Refuse to take over the deployment of another workspace, whose schedule would then retrain this one.
+
+    Raises:
+        ServerError: there is one of that name.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{retrain.name}/{name}")
+        except ObjectNotFound:
+            return
+    owner = deployment.parameters.get("workspace")
+    if owner != str(workspace.resolve()):
+        raise ServerError(
+            f"The Prefect server has a deployment {retrain.name}/{name} already, of {owner}; "
+            "give this one another name, `schedule.name` in params.yaml."
+        )

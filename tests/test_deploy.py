@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cbir.errors import ParamsError
 from flows.deploy import load_schedule
+from flows.retrain import retrain
 
 EVERY_20_SECONDS = "* * * * * */20"
 
@@ -46,6 +47,17 @@ def test_without_a_server_the_message_says_how_to_start_one(workspace: Path, url
     done = cbir(workspace, "deploy", PREFECT_API_URL=url, PREFECT_HOME=str(workspace / ".prefect"))
     assert (done.returncode, said in done.stderr, "prefect server start" in done.stderr) == (2, True, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_deployment_of_another_workspace_is_not_taken_over(workspace: Path, prefect_server: str) -> None:
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        retrain.to_deployment(name="taken", parameters={"workspace": "/elsewhere"}).apply()
+    set_param(workspace, "schedule", name="taken")
+    done = cbir(workspace, "deploy", PREFECT_API_URL=prefect_server)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "deployment retrain/taken already, of /elsewhere" in done.stderr
+    assert "`schedule.name` in params.yaml" in done.stderr
 
 
 @pytest.mark.slow
