@@ -66,6 +66,7 @@ def test_a_schedule_starts_the_flow_and_stopping_pauses_it(live: Path, prefect_s
     log = live / "deploy.log"
     environment = os.environ | {"PYTHONPATH": str(live), "PREFECT_API_URL": prefect_server}
     environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so its children
     with log.open("w") as out:
         served = subprocess.Popen(command("deploy"), cwd=live, env=environment, stdout=out, stderr=out)
     try:

@@ -1,0 +1,64 @@
+"""A retrain that is killed leaves search as it was, and the next one finishes the job once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import lancedb
+import pytest
+from conftest import cbir, command, set_param
+
+from cbir.index import locate_index
+from cbir.registry import Registry
+
+MOMENTS = (
+    "Running stage 'train'",
+    "Task run 'register the release",
+    "Task run 'publish the index table",
+    "Task run 'check the release",
+)
+
+
+def kill_retrain(workspace: Path, *, moment: str, server: str) -> None:
+    """Start a retrain and kill it, with SIGKILL, as soon as a line of its log holds ``moment``."""
+    environment = os.environ | {"PYTHONPATH": str(workspace), "PREFECT_API_URL": server}
+    with subprocess.Popen(
+        command("retrain"), cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if moment in line:
+                process.send_signal(signal.SIGKILL)
+                return
+    pytest.fail(f"{moment!r} never came:\n{''.join(seen)}")
+
+
+@pytest.mark.slow
+def test_a_killed_retrain_leaves_search_as_it_was_and_the_next_one_finishes_once(
+    live: Path, prefect_server: str
+) -> None:
+    set_param(live, "train", seed=1)
+    ask = ("query", "a red square", "-k", "5", "--json")
+    before = cbir(live, *ask)
+    assert before.returncode == 0, before.stderr
+    for moment in MOMENTS:
+        kill_retrain(live, moment=moment, server=prefect_server)
+        after = cbir(live, *ask)
+        assert (after.returncode, after.stdout) == (0, before.stdout), f"{moment}: {after.stderr}"
+
+    done = cbir(live, "retrain", PREFECT_API_URL=prefect_server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"outcome": "promoted", "version": "2"}.items() <= json.loads(done.stdout).items()
+    registry = Registry(live, name="cbir")
+    assert [entry["version"] for entry in registry.read_history()] == ["1", "2"]
+    champion = registry.find_champion()
+    assert champion is not None
+    tables = lancedb.connect(locate_index(live)).list_tables().tables
+    assert sorted(tables)[-1:] == [champion.table]
+    assert len(tables) == 2
