@@ -12,8 +12,8 @@ import lancedb
 import pytest
 from conftest import cbir, command, set_param
 
-from cbir.index import locate_index
 from cbir.registry import Registry
+from cbir.search import locate_index
 
 MOMENTS = (
     "Running stage 'train'",
