@@ -16,9 +16,9 @@ from cbir.towers import COLOUR_LEVELS
 
 def pool_towers(features: Features) -> dict[str, np.ndarray]:
     """Unit vectors of the towers' mean tokens; the dot product of ``sum`` is the plain sum of the two cosines."""
-    image_NV = _normalise(features.grid_BGV[:, 0].astype(np.float32) * features.has_image_B[:, None])
+    image_NV = normalise(features.grid_BGV[:, 0].astype(np.float32) * features.has_image_B[:, None])
     text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
-    text_NW = _normalise(text_NW * features.has_text_B[:, None])
+    text_NW = normalise(text_NW * features.has_text_B[:, None])
     return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
 
 
@@ -43,5 +43,6 @@ def score_captions(captions: Sequence[str | None]) -> np.ndarray:
     return score_NN
 
 
-def _normalise(vector_ND: np.ndarray) -> np.ndarray:
+def normalise(vector_ND: np.ndarray) -> np.ndarray:
+    """Rows as unit vectors; a row of zeros stays one."""
     return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-9)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cbir.baselines import pool_towers, score_captions, take_histogram
+from cbir.baselines import normalise, pool_towers, score_captions, take_histogram
 from cbir.encoder import Encoder, Features
 from cbir.errors import CbirError, SplitError
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
@@ -167,10 +167,6 @@ def _embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
     }
 
 
-def _normalise(vector_ND: np.ndarray) -> np.ndarray:
-    return vector_ND / np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), 1e-9)
-
-
 def _score_cross_modal(scorer: _Scorer, vectors: dict[str, np.ndarray], features: Features) -> None:
     """The queries' own item is what is relevant; untrained towers share no space, so only fused is scored."""
     own_NN = np.eye(len(scorer.ids), dtype=bool)
@@ -208,7 +204,7 @@ def _score_relative(
     relevant_QN = np.zeros((len(pairs), len(scorer.ids)), bool)
     relevant_QN[np.arange(len(pairs)), target] = True
     views = _embed_views(encoder, asked)
-    views["fused_sum"] = _normalise(views["fused_image"] + views["fused_text"])
+    views["fused_sum"] = normalise(views["fused_image"] + views["fused_text"])
     pooled = pool_towers(asked)
     for task, gallery, baseline in (
         ("relative", "fused_image", "image_only"),
