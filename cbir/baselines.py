@@ -11,7 +11,7 @@ import bm25s
 import numpy as np
 
 from cbir.encoder import Features
-from cbir.towers import COLOUR_LEVELS
+from cbir.towers.shape import COLOURS
 
 
 def pool_towers(features: Features) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def pool_towers(features: Features) -> dict[str, np.ndarray]:
 
 def take_histogram(features: Features) -> np.ndarray:
     """The colour histogram (N, H) as Swain & Ballard 1991; its dot product is the Bhattacharyya coefficient."""
-    return features.image_BS[:, -(COLOUR_LEVELS**3) :].astype(np.float32) * features.has_image_B[:, None]
+    return features.image_BS[:, -COLOURS:].astype(np.float32) * features.has_image_B[:, None]
 
 
 def score_captions(captions: Sequence[str | None]) -> np.ndarray:

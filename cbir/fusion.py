@@ -95,7 +95,7 @@ class Fusion(nn.Module):
         self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(sum(w for w, _ in text_blocks), config.words).requires_grad_(False)
-        self.named = NamedClasses(classes=config.classes, visual_width=config.visual_width, words=config.words)
+        self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
         self.image = nn.Linear(outputs + raw, width)
         self.text = nn.Linear(outputs, width)
         self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)

@@ -11,14 +11,15 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from cbir.encoder import Features, make_tokens
+from cbir.encoder import Features
 from cbir.features import first_captions, keep_modalities, replace_words, select_rows
+from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis
-from cbir.towers import Towers
+from cbir.towers.run import Towers
 
 PROXY_TEMPERATURE = 0.15
 VIEWS = ((True, False), (False, True), (True, True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -47,6 +47,20 @@ class SplitParams:
     test: float = Field(0.2, gt=0, lt=1)
     phash_distance: int = Field(4, ge=0, le=64)
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TowerParams:
+    """``visual``: ``efficientnet-lite0`` to ``2``, ``torchvision/vgg16``, ``resnet50`` or ``inception_v3``, or
+    ``open_clip/ARCHITECTURE``. ``text``: ``minilm-l6``, ``word-vectors``, ``open_clip/ARCHITECTURE``, or a sentence
+    transformer's folder. The weights are a checkpoint's path, a pretrained tag, or "random"; see ``docs/encoder.md``.
+    """
+
+    visual: str = "efficientnet-lite0"
+    visual_weights: str | None = None
+    pooling: Literal["mean", "gem", "attention"] = "mean"
+    text: str = "minilm-l6"
+    text_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"errors", "records", "params"},
     1: {"images", "texts", "metrics", "losses", "statistics"},
-    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
+    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"baselines", "expectations", "golden"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
     4: {"search", "report", "evaluation_page"},
