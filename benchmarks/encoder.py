@@ -81,7 +81,7 @@ def measure_step() -> list[list[str]]:
     """One optimiser step over three views, through ``Features`` and our losses, and by hand on ready tensors."""
     shapes = _measure_shapes()
     features = _invent_features(shapes)
-    same_BB = torch.eye(BATCH, dtype=torch.bool)
+    code_B = torch.arange(BATCH)
     (ours_model, _), (bare_model, _) = _build(shapes), _build(shapes)
     ours_optimiser, bare_optimiser = (
         torch.optim.AdamW(model.parameters(), lr=1e-4) for model in (ours_model, bare_model)
@@ -97,7 +97,7 @@ def measure_step() -> list[list[str]]:
             for i, t in ((True, False), (False, True), (True, True))
         )
         pairs = ((image, text), (image, both), (text, both))
-        loss = torch.stack([info_nce(a, b, same_BB=same_BB, temperature=TEMPERATURE) for a, b in pairs]).sum() / 3
+        loss = torch.stack([info_nce(a, b, code_B=code_B, temperature=TEMPERATURE) for a, b in pairs]).sum() / 3
         return _step(loss, ours_optimiser)
 
     def step_bare() -> float:
@@ -150,6 +150,7 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
         image_landmarks=2048,
         text_landmarks=2048,
         label_shares=(0.3, 1.5),
+        similarity="cosine",
     )
     return build_fusion(config, shapes).eval(), config
 

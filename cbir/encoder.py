@@ -12,6 +12,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from cbir.errors import TowerError
+from cbir.similarity import Similarity, compare_vectors
 from cbir.towers.run import FILES, Towers, hash_files
 from cbir.towers.shape import GRID_CELLS
 
@@ -41,9 +42,12 @@ class Features:
 class Encoder:
     """A trained encoder, open: frozen towers, fusion and fingerprint."""
 
-    def __init__(self, *, towers: Towers, fusion: ort.InferenceSession, dimensions: int, fingerprint: str) -> None:
+    def __init__(
+        self, *, towers: Towers, fusion: ort.InferenceSession, similarity: Similarity, dimensions: int, fingerprint: str
+    ) -> None:
         self.towers = towers
         self.dimensions = dimensions
+        self.similarity = similarity
         self.fingerprint = fingerprint
         self._fusion = fusion
 
@@ -62,10 +66,16 @@ class Encoder:
                     f"The encoder in {folder} was written by another version of cbir-ops ({name} is missing); "
                     "run `cbir-ops retrain`."
                 )
-        dimensions = json.loads((folder / CONFIG).read_text())["dimensions"]
+        config = json.loads((folder / CONFIG).read_text())
         session = ort.InferenceSession(str(folder / FUSION_ONNX), providers=["CPUExecutionProvider"])
         parts = [folder / name for name in (CONFIG, FUSION_ONNX, *FILES)]
-        return cls(towers=Towers(folder), fusion=session, dimensions=dimensions, fingerprint=hash_files(parts)[:16])
+        return cls(
+            towers=Towers(folder),
+            fusion=session,
+            similarity=config["similarity"],
+            dimensions=config["dimensions"],
+            fingerprint=hash_files(parts)[:16],
+        )
 
     def encode(
         self, images: Sequence[Image.Image | None], texts: Sequence[str | None], *, batch_size: int = 32
@@ -78,6 +88,10 @@ class Encoder:
             for start in range(0, len(images), batch_size)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.float32)
+
+    def compare(self, query_QD: np.ndarray, item_ND: np.ndarray) -> np.ndarray:
+        """Scores of items for queries, float32 (Q, N), by the similarity that the encoder was trained with."""
+        return compare_vectors(query_QD, item_ND, self.similarity)
 
     def fuse(self, features: Features) -> np.ndarray:
         """Tower outputs -> unit vectors, float32 (B, D)."""

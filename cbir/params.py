@@ -13,6 +13,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
 from cbir.errors import ParamsError
+from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
@@ -76,6 +77,16 @@ class TrainParams:
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    loss: Literal[
+        "info_nce",
+        "sigmoid",
+        "triplet_semihard",
+        "triplet_hardest",
+        "contrastive",
+        "supervised_contrastive",
+        "multi_similarity",
+    ] = "info_nce"
+    similarity: Similarity = "cosine"
     temperature: float = Field(0.07, gt=0)
     label_weight: float = Field(0.5, ge=0)
     relative_weight: float = Field(1.0, ge=0)

@@ -79,6 +79,7 @@ def start_fusion(
         image_landmarks=len(image_head.landmark_MF),
         text_landmarks=len(text_head.landmark_MF),
         label_shares=(params.label_share_alone, params.label_share_both),
+        similarity=params.similarity,
     )
     fusion = build_fusion(config, shapes, dropout=params.dropout)
     fusion.image_head, fusion.text_head = image_head, text_head

@@ -24,11 +24,12 @@ from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
 from cbir.features import keep_modalities, load_features, select_rows
 from cbir.fusing import run_fusion, save_fusion
-from cbir.fusion import Fusion, FusionConfig
+from cbir.fusion import Fusion, FusionConfig, order_dimensions
 from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
 from cbir.params import TowerParams, TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
+from cbir.similarity import compare_vectors
 from cbir.start import start_fusion
 from cbir.towers.export import export_towers
 from cbir.towers.imagenet import read_classes
@@ -70,9 +71,10 @@ def train(ingested: Path, split: Path, out: Path, *, tower_params: TowerParams, 
         classes=read_classes(tower_params, towers),
     )
     fusion, config, history = _choose_epochs(catalogue, rows["train"], validation=rows["validation"], params=params)
+    known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
     if len(rows["validation"]) and history:
-        known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
         fusion, config = _refit(catalogue, known, epochs=find_best(history) + 1, params=params)
+    order_dimensions(fusion, _embed_views(fusion, select_rows(catalogue.features, known)))
     save_fusion(fusion, config, towers.shapes, folder=partial)
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
@@ -196,18 +198,24 @@ def _check(fusion: Fusion, features: Features, labels: list[list[str]]) -> dict[
     """Words to pictures and labels on the validation items; ``validation``, their mean, chooses the epoch."""
     if len(features.has_image_B) < 2:
         return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
-    with torch.inference_mode():
-        image, text, both = (run_fusion(fusion, keep_modalities(features, image=i, text=t)).numpy() for i, t in VIEWS)
+    image, text, both = (part.numpy() for part in _embed_views(fusion, features).chunk(3))
     asked = features.has_text_B
-    hits = hit_at_k(sort_relevance(text[asked] @ image.T, np.eye(len(image), dtype=bool)[asked]), k=10)
+    score = compare_vectors(text[asked], image, fusion.similarity)
+    hits = hit_at_k(sort_relevance(score, np.eye(len(image), dtype=bool)[asked]), k=10)
     relevant = share_labels(encode_labels(labels))
     some = relevant.any(1)
-    score = both @ both.T
+    score = compare_vectors(both, both, fusion.similarity)
     np.fill_diagonal(score, -np.inf)
     precision = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1))
     figures = {"hit@10": hits, "map": precision}
     means = {name: float(values.mean()) if len(values) else 0.0 for name, values in figures.items()}
     return means | {"validation": sum(means.values()) / 2}
+
+
+def _embed_views(fusion: Fusion, features: Features) -> torch.Tensor:
+    """Vectors by the image, by the text and by both, one below the other (3 N, D)."""
+    with torch.inference_mode():
+        return torch.cat([run_fusion(fusion, keep_modalities(features, image=i, text=t)) for i, t in VIEWS])
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"errors", "records", "params"},
-    1: {"images", "texts", "metrics", "losses", "statistics"},
+    0: {"errors", "records", "params", "similarity"},
+    1: {"clusters", "images", "texts", "metrics", "losses", "metric_losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"baselines", "expectations", "golden"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
