@@ -5,7 +5,7 @@ Shapes: N items, V visual width, W text width, H bins of the histogram.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import bm25s
 import numpy as np
@@ -27,20 +27,24 @@ def take_histogram(features: Features) -> np.ndarray:
     return features.image_BS[:, -(COLOUR_LEVELS**3) :].astype(np.float32) * features.has_image_B[:, None]
 
 
-def score_captions(captions: Sequence[str | None]) -> np.ndarray:
-    """BM25 of every caption as a query against all captions, float32 (N, N); zeros for an item without words.
+def score_captions(captions: Sequence[str | None]) -> Callable[[np.ndarray], np.ndarray]:
+    """BM25 of the captions of given rows as queries against all captions, float32 (B, N); zeros without words.
 
     Lucene's variant, k1 1.5, b 0.75, English stop words left out (Robertson & Zaragoza 2009; Lù 2024, BM25S).
     """
     words = bm25s.tokenize([text or "" for text in captions], stopwords="en", return_ids=False, show_progress=False)
-    score_NN = np.zeros((len(words), len(words)), np.float32)
+    index = bm25s.BM25()
     if any(words):
-        index = bm25s.BM25()
         index.index(words, show_progress=False)
-        for n, asked in enumerate(words):
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        score_BN = np.zeros((len(rows), len(words)), np.float32)
+        for score_N, asked in zip(score_BN, (words[row] for row in rows), strict=True):
             if asked:
-                score_NN[n] = index.get_scores(asked)
-    return score_NN
+                score_N[:] = index.get_scores(asked)
+        return score_BN
+
+    return score
 
 
 def normalise(vector_ND: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cbir.baselines import score_captions, take_histogram
 from cbir.encoder import Encoder
 from cbir.errors import CbirError, SplitError
 from cbir.golden import read_golden
-from cbir.metrics import measure_run, precision_recall_curve, sort_relevance
 from cbir.params import EvaluateParams, load_section
 from cbir.query_sets import (
+    Answers,
     Gallery,
-    QuerySet,
     embed_views,
-    leave_out,
     list_query_sets,
     load_gallery,
+    measure_system,
+    run_classical,
     run_encoder,
     run_towers,
-    score_run,
 )
+from cbir.ranks import list_levels, measure_queries, pack_qrels, score_dots
 from cbir.records import read_table, write_json, write_table
 from cbir.statistics import compare_systems, find_interval
 
@@ -59,6 +57,7 @@ def evaluate(
     Raises:
         SplitError: fewer than two items to test on.
         GoldenError: the golden queries are malformed, or name what is not there.
+        TrainingError: the encoder's scores are not numbers.
         WorkspaceError: a file that an earlier stage writes is missing.
     """
     indexed = read_table(embedded / "embeddings.parquet", made_by="embed")
@@ -87,26 +86,17 @@ class _Scorer:
         self.per_query: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
 
-    def add(
-        self,
-        task: str,
-        system: str,
-        score_QN: np.ndarray,
-        *,
-        grade_QN: np.ndarray,
-        ids: Sequence[str],
-        cluster_Q: np.ndarray,
-    ) -> None:
-        """Score one system on queries that each have something relevant; ``grade_QN`` may be bool."""
-        figures = measure_run(score_QN, grade_QN, ks=self.ks)
-        row: Metrics = {name: float(value_Q.mean()) for name, value_Q in figures.items()}
-        sure = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in figures.items()}
+    def add(self, answers: Answers) -> None:
+        """Take in how one system answers one query set."""
+        task, system, cluster_Q = answers.query_set, answers.system, answers.cluster_Q
+        row: Metrics = {name: float(value_Q.mean()) for name, value_Q in answers.figures.items()}
+        sure = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in answers.figures.items()}
         self.statistics.setdefault(task, {})[system] = {"interval": sure}
-        self.summary.setdefault(task, {})[system] = row | {"queries": len(ids)}
-        self.answered.setdefault(task, {})[system] = (figures["map"], cluster_Q)
-        for id_, ap in zip(ids, figures["map"], strict=True):
+        self.summary.setdefault(task, {})[system] = row | {"queries": len(answers.ids)}
+        self.answered.setdefault(task, {})[system] = (answers.figures["map"], cluster_Q)
+        for id_, ap in zip(answers.ids, answers.figures["map"], strict=True):
             self.per_query.append({"task": task, "system": system, "query": id_, "average_precision": ap})
-        for level, precision in zip(*precision_recall_curve(sort_relevance(score_QN, grade_QN) > 0), strict=True):
+        for level, precision in zip(list_levels(), answers.precision_QP.mean(axis=0), strict=True):
             self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
 
     def compare(self) -> None:
@@ -130,37 +120,36 @@ def _score_query_sets(scorer: _Scorer, encoder: Encoder, gallery: Gallery) -> No
     """The encoder on what the test items ask of one another, beside what needs no training."""
     vectors = embed_views(encoder, gallery.features)
     for query_set in list_query_sets(gallery):
-        runs = run_encoder(encoder, gallery, query_set, vectors=vectors) | run_towers(encoder, gallery, query_set)
-        for system, run in runs.items():
-            _add(scorer, gallery, query_set, system=system, score_QN=score_run(query_set, run))
+        systems = run_encoder(encoder, gallery, query_set, vectors=vectors) | run_towers(encoder, gallery, query_set)
         if query_set.name == "label":
-            histogram_NH = take_histogram(gallery.features)
-            classical = {"histogram": histogram_NH @ histogram_NH.T, "bm25": score_captions(gallery.captions)}
-            for system, score_NN in classical.items():
-                score_QN = leave_out(query_set, score_NN[query_set.asking_Q])
-                _add(scorer, gallery, query_set, system=system, score_QN=score_QN)
-
-
-def _add(scorer: _Scorer, gallery: Gallery, query_set: QuerySet, *, system: str, score_QN: np.ndarray) -> None:
-    rows = query_set.asking_Q
-    scorer.add(
-        query_set.name,
-        system,
-        score_QN,
-        grade_QN=query_set.relevant_QN,
-        ids=[gallery.ids[row] for row in rows],
-        cluster_Q=gallery.cluster_N[rows],
-    )
+            systems |= run_classical(gallery, query_set)
+        for system, score in systems.items():
+            scorer.add(measure_system(gallery, query_set, system=system, score=score, ks=scorer.ks))
 
 
 def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golden: Path) -> None:
     """The user's own queries over every item, trained on or not, as the index will hold it."""
     queries = read_golden(golden, indexed["id"].to_pylist())
-    if queries.ids:
-        item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
-        score_QN = encoder.encode(queries.images, queries.texts) @ item_ND.T
-        everyone = np.arange(len(queries.ids))
-        scorer.add("golden", "fused", score_QN, grade_QN=queries.grade_QN, ids=queries.ids, cluster_Q=everyone)
+    if not queries.ids:
+        return
+    item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
+    measured = measure_queries(
+        score_dots(encoder.encode(queries.images, queries.texts), item_ND),
+        lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
+        queries=len(queries.ids),
+        items=len(item_ND),
+        ks=scorer.ks,
+    )
+    scorer.add(
+        Answers(
+            query_set="golden",
+            system="fused",
+            ids=queries.ids,
+            cluster_Q=np.arange(len(queries.ids)),
+            figures=measured.figures,
+            precision_QP=measured.precision_QP,
+        )
+    )
 
 
 def _write(scorer: _Scorer, *, out: Path, metrics: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"errors", "records", "params"},
-    1: {"images", "texts", "metrics", "losses", "statistics"},
+    1: {"images", "texts", "metrics", "ranks", "losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
     | {"baselines", "expectations", "golden", "query_sets"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
