@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,12 @@ from cbir.query_sets import (
     list_query_sets,
     load_gallery,
     measure_system,
-    run_classical,
     run_encoder,
-    run_towers,
 )
 from cbir.ranks import list_levels, measure_queries, pack_qrels, score_dots
 from cbir.records import read_table, write_json, write_table
-from cbir.statistics import compare_systems, find_interval
+from cbir.rivals import Rivals
+from cbir.statistics import Comparison, compare_systems, find_interval
 
 STATISTICS = "statistics.json"
 FUSED = ("fused_both", "fused")  # the system that is compared with all others of its task
@@ -79,8 +79,8 @@ class _Scorer:
 
     def __init__(self, params: EvaluateParams) -> None:
         self.ks = params.k
-        self.rng = np.random.default_rng(params.seed)
-        self.answered: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+        self.seed = params.seed
+        self.answered: dict[str, dict[str, Answers]] = {}
         self.summary: Metrics = {}
         self.statistics: Metrics = {}
         self.per_query: list[dict[str, Any]] = []
@@ -88,12 +88,12 @@ class _Scorer:
 
     def add(self, answers: Answers) -> None:
         """Take in how one system answers one query set."""
-        task, system, cluster_Q = answers.query_set, answers.system, answers.cluster_Q
+        task, system = answers.query_set, answers.system
         row: Metrics = {name: float(value_Q.mean()) for name, value_Q in answers.figures.items()}
-        sure = {name: self._find_interval(value_Q, cluster_Q) for name, value_Q in answers.figures.items()}
+        sure = find_intervals(answers.figures, answers.cluster_Q, rng=seed_rng(self.seed, task, system))
         self.statistics.setdefault(task, {})[system] = {"interval": sure}
         self.summary.setdefault(task, {})[system] = row | {"queries": len(answers.ids)}
-        self.answered.setdefault(task, {})[system] = (answers.figures["map"], cluster_Q)
+        self.answered.setdefault(task, {})[system] = answers
         for id_, ap in zip(answers.ids, answers.figures["map"], strict=True):
             self.per_query.append({"task": task, "system": system, "query": id_, "average_precision": ap})
         for level, precision in zip(list_levels(), answers.precision_QP.mean(axis=0), strict=True):
@@ -104,25 +104,40 @@ class _Scorer:
         for task, systems in self.answered.items():
             ours = next((name for name in FUSED if name in systems), None)
             if ours is not None and len(systems) > 1:
-                ap_Q, cluster_Q = systems[ours]
                 self.statistics[task][ours]["above"] = {
-                    name: asdict(compare_systems(ap_Q, theirs_Q, cluster_Q, rng=self.rng))
-                    for name, (theirs_Q, _) in systems.items()
+                    name: asdict(compare_answers(systems[ours], theirs, seed=self.seed))
+                    for name, theirs in systems.items()
                     if name != ours
                 }
 
-    def _find_interval(self, value_Q: np.ndarray, cluster_Q: np.ndarray) -> dict[str, float]:
-        low, high = find_interval(value_Q, cluster_Q, rng=self.rng)
-        return {"low": low, "high": high}
+
+def compare_answers(ours: Answers, theirs: Answers, *, seed: int) -> Comparison:
+    """By how much one system's mAP is above that of another, which answered the same queries."""
+    rng = seed_rng(seed, ours.query_set, ours.system, theirs.system)
+    return compare_systems(ours.figures["map"], theirs.figures["map"], ours.cluster_Q, rng=rng)
+
+
+def find_intervals(
+    figures: Mapping[str, np.ndarray], cluster_Q: np.ndarray, *, rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    """The interval of the mean of every figure."""
+    sure = {}
+    for name, value_Q in figures.items():
+        low, high = find_interval(value_Q, cluster_Q, rng=rng)
+        sure[name] = {"low": low, "high": high}
+    return sure
+
+
+def seed_rng(seed: int, *names: str) -> np.random.Generator:
+    """Random numbers of its own for everything that has a name, so that one more system changes no other's interval."""
+    return np.random.default_rng([seed, *map(ord, "/".join(names))])
 
 
 def _score_query_sets(scorer: _Scorer, encoder: Encoder, gallery: Gallery) -> None:
     """The encoder on what the test items ask of one another, beside what needs no training."""
-    vectors = embed_views(encoder, gallery.features)
+    vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
     for query_set in list_query_sets(gallery):
-        systems = run_encoder(encoder, gallery, query_set, vectors=vectors) | run_towers(encoder, gallery, query_set)
-        if query_set.name == "label":
-            systems |= run_classical(gallery, query_set)
+        systems = run_encoder(encoder, gallery, query_set, vectors=vectors) | rivals.answer(query_set)
         for system, score in systems.items():
             scorer.add(measure_system(gallery, query_set, system=system, score=score, ks=scorer.ks))
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
 | ``label`` | an item | the others that share a label |
+| ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
 | ``relative`` | a picture and a change of it in words | the picture that has the change |
 | ``relative_indexed`` | the same | the same, among items as the index holds them |
 
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array, eye_array
 
-from cbir.baselines import normalise, pool_towers, score_captions, take_histogram
+from cbir.baselines import normalise
 from cbir.encoder import Encoder, Features
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.ranks import Qrels, ScoreRows, measure_queries, score_dots
@@ -41,6 +42,7 @@ class Gallery:
     cluster_N: np.ndarray
     labels: Sequence[Sequence[str]]
     captions: Sequence[str | None]
+    images: Sequence[bytes]
     features: Features
     pairs: Sequence[tuple[int, str, int]]
 
@@ -89,7 +91,7 @@ def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str 
 def select_gallery(
     items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
 ) -> Gallery:
-    """The given rows of ``items`` (id, captions, labels), ``features`` and clusters, and the pairs among them."""
+    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
     chosen = items.take(rows)
     ids = chosen["id"].to_pylist()
     return Gallery(
@@ -97,6 +99,7 @@ def select_gallery(
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
+        images=chosen["image"].to_pylist(),
         features=select_rows(features, rows),
         pairs=read_relative(ingested, ids),
     )
@@ -161,7 +164,8 @@ def list_query_sets(gallery: Gallery) -> list[QuerySet]:
     """The query sets that have queries, each query with something relevant."""
     own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
     sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
-    sets.append(_ask_labels(gallery))
+    sets.append(_ask_others("label", gallery.labels))
+    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N]))
     sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
     return [one for one in sets if len(one.asking_Q)]
 
@@ -173,21 +177,20 @@ def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
     return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=left_out_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
 
 
-def _ask_labels(gallery: Gallery) -> QuerySet:
-    """Every item asks for the others that share a label."""
-    sign_NS = _encode_signs(gallery.labels)
+def _ask_others(name: str, signs: Sequence[Sequence[str]]) -> QuerySet:
+    """Every item asks for the others that share a sign, a label or the cluster."""
+    sign_NS = _encode_signs(signs)
     shared_S = np.asarray(sign_NS.sum(axis=0)) > 1
     asking_Q = np.flatnonzero(sign_NS @ shared_S)
-    sign_QS = sign_NS[asking_Q]
-    return QuerySet(name="label", asking_Q=asking_Q, left_out_Q=asking_Q, sign_QS=sign_QS, sign_NS=sign_NS)
+    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
 
 
-def _encode_signs(labels: Sequence[Sequence[str]]) -> csr_array:
-    """Which item has which label, 1 where it does; one empty column if there are none."""
-    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
-    pairs = sorted({(n, names[name]) for n, row in enumerate(labels) for name in row})
+def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
+    """Which item has which sign, 1 where it does; one empty column if there are none."""
+    names = {name: n for n, name in enumerate(sorted({name for row in signs for name in row}))}
+    pairs = sorted({(n, names[name]) for n, row in enumerate(signs) for name in row})
     row_J, sign_J = np.array(pairs, np.int64).reshape(-1, 2).T
-    return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(labels), max(len(names), 1)))
+    return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(signs), max(len(names), 1)))
 
 
 def _ask_relative(name: str, gallery: Gallery) -> QuerySet:
@@ -210,40 +213,14 @@ def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vect
             return {"fused": score_dots(text[rows], image)}
         case "image_to_text":
             return {"fused": score_dots(image[rows], text)}
+        case "duplicate":
+            return {"fused": score_dots(image[rows], image)}
         case "label":
             return {name: score_dots(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
     wishes = embed_views(encoder, read_wishes(encoder, gallery))
     wishes["fused_sum"] = normalise(wishes["fused_image"] + wishes["fused_text"])
     searched = image if query_set.name == "relative" else both
     return {name: score_dots(query_QD, searched) for name, query_QD in wishes.items()}
-
-
-def run_towers(encoder: Encoder, gallery: Gallery, query_set: QuerySet) -> dict[str, ScoreRows]:
-    """The systems that the frozen towers are without any training of ours; untrained, they share no space.
-
-    For relative captions ``sum`` adds the cosines of picture to picture and of wish to caption.
-    """
-    rows = query_set.asking_Q
-    pooled = pool_towers(gallery.features)
-    match query_set.name:
-        case "label":
-            return {name: score_dots(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
-        case "relative":
-            return {"image_only": score_dots(pooled["image_only"][rows], pooled["image_only"])}
-        case "relative_indexed":
-            return {"sum": score_dots(pool_towers(read_wishes(encoder, gallery))["sum"], pooled["sum"])}
-    return {}
-
-
-def run_classical(gallery: Gallery, query_set: QuerySet) -> dict[str, ScoreRows]:
-    """What retrieves without any network: colours, and the captions' words."""
-    rows = query_set.asking_Q
-    histogram_NH = take_histogram(gallery.features)
-    captions = score_captions(gallery.captions)
-    return {
-        "histogram": score_dots(histogram_NH[rows], histogram_NH),
-        "bm25": lambda start, stop: captions(rows[start:stop]),
-    }
 
 
 def read_wishes(encoder: Encoder, gallery: Gallery) -> Features:
