@@ -14,17 +14,19 @@ Shapes: Q queries (B of one block), N items of the gallery, S signs, D dimension
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array, eye_array
 
+from cbir.answers import Answers
 from cbir.baselines import normalise
 from cbir.encoder import Encoder, Features
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
-from cbir.ranks import Qrels, ScoreRows, measure_queries, score_dots
+from cbir.golden import GoldenQueries
+from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_dots
 from cbir.records import read_items, read_relative, read_table
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
@@ -59,18 +61,6 @@ class QuerySet:
     left_out_Q: np.ndarray
     sign_QS: csr_array
     sign_NS: csr_array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """How one system answers one query set: id, cluster and figures (``map``, ``hit@1``, ...) of each query."""
-
-    query_set: str
-    system: str
-    ids: Sequence[str]
-    cluster_Q: np.ndarray
-    figures: dict[str, np.ndarray] = field(repr=False)
-    precision_QP: np.ndarray = field(repr=False)
 
 
 def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str = "test") -> Gallery:
@@ -136,6 +126,25 @@ def measure_system(
         system=system,
         ids=[gallery.ids[row] for row in rows],
         cluster_Q=gallery.cluster_N[rows],
+        figures=measured.figures,
+        precision_QP=measured.precision_QP,
+    )
+
+
+def measure_golden(queries: GoldenQueries, encoder: Encoder, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
+    """Figures of the user's own queries over every item; each query is a cluster of its own."""
+    measured = measure_queries(
+        score_dots(encoder.encode(queries.images, queries.texts), item_ND),
+        lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
+        queries=len(queries.ids),
+        items=len(item_ND),
+        ks=ks,
+    )
+    return Answers(
+        query_set="golden",
+        system="fused",
+        ids=queries.ids,
+        cluster_Q=np.arange(len(queries.ids)),
         figures=measured.figures,
         precision_QP=measured.precision_QP,
     )
