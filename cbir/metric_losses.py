@@ -49,8 +49,9 @@ def make_pair_loss(name: str, *, temperature: float, similarity: Similarity) -> 
 
 
 def _apply(loss: Any, miner: Any, query_BD: torch.Tensor, key_BD: torch.Tensor, code_B: torch.Tensor) -> torch.Tensor:
-    chosen = miner(query_BD, code_B, ref_emb=key_BD, ref_labels=code_B) if miner else None
-    return loss(query_BD, code_B, indices_tuple=chosen, ref_emb=key_BD, ref_labels=code_B)
+    keys = {"ref_emb": key_BD, "ref_labels": code_B.clone()}  # of the same labels it takes queries for their own keys
+    chosen = miner(query_BD, code_B, **keys) if miner else None
+    return loss(query_BD, code_B, indices_tuple=chosen, **keys)
 
 
 def _build(name: str, *, temperature: float, similarity: Similarity) -> tuple[Any, Any]:

@@ -35,47 +35,8 @@ def hit_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:
     return np.asarray(ranked_QN[:, :k].any(axis=1).astype(np.float64))
 
 
-def precision_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:
-    """Per query, the share of the first ``k`` that is relevant (divided by ``k`` even if fewer items exist)."""
-    return ranked_QN[:, :k].sum(axis=1) / k
-
-
-def recall_at_k(ranked_QN: np.ndarray, *, k: int, total_Q: np.ndarray) -> np.ndarray:
-    """Per query, the share of all relevant items that is among the first ``k``; 0 where none is relevant."""
-    return ranked_QN[:, :k].sum(axis=1) / np.maximum(total_Q, 1)
-
-
 def average_precision(ranked_QN: np.ndarray, *, total_Q: np.ndarray) -> np.ndarray:
     """Per query, the mean of the precision at each relevant item; 0 where none is relevant."""
     found_QN = np.cumsum(ranked_QN, axis=1)
     precision_QN = found_QN / np.arange(1, ranked_QN.shape[1] + 1)
     return (precision_QN * ranked_QN).sum(axis=1) / np.maximum(total_Q, 1)
-
-
-def reciprocal_rank(ranked_QN: np.ndarray) -> np.ndarray:
-    """Per query, 1 / rank of the first relevant item; 0 where none is."""
-    return np.where(ranked_QN.any(axis=1), 1.0 / (ranked_QN.argmax(axis=1) + 1), 0.0)
-
-
-def ndcg_at_k(grade_QN: np.ndarray, *, k: int) -> np.ndarray:
-    """Per query, the discounted gain of the first ``k`` over that of the best order; 0 where nothing is relevant.
-
-    ``grade_QN`` holds every item's grade in rank order; the gain is the grade, the discount log2(rank + 1), as in
-    trec_eval (Järvelin & Kekäläinen 2002).
-    """
-    discount = 1 / np.log2(np.arange(2, min(k, grade_QN.shape[1]) + 2))
-    found_Q = grade_QN[:, :k] @ discount
-    best_Q = -np.sort(-grade_QN.astype(np.float64), axis=1)[:, :k] @ discount
-    return np.asarray(found_Q / np.where(best_Q > 0, best_Q, 1.0))
-
-
-def precision_recall_curve(ranked_QN: np.ndarray, *, points: int = 11) -> tuple[np.ndarray, np.ndarray]:
-    """Recall levels and interpolated precision at each, averaged over queries that have something relevant."""
-    ranked_QN = ranked_QN[ranked_QN.any(axis=1)]
-    level = np.linspace(0.0, 1.0, points)
-    found_QN = np.cumsum(ranked_QN, axis=1)
-    precision_QN = found_QN / np.arange(1, ranked_QN.shape[1] + 1)
-    best_QN = np.maximum.accumulate(precision_QN[:, ::-1], axis=1)[:, ::-1]
-    recall_QN = found_QN / found_QN[:, -1:]
-    at = np.array([(recall_QN >= r - 1e-12).argmax(axis=1) for r in level])
-    return level, np.take_along_axis(best_QN, at.T, axis=1).mean(axis=0)

@@ -98,9 +98,15 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluateParams:
-    """``k``: the cut-offs of hit@k, recall@k and precision@k. ``seed``: of the bootstrap."""
+    """``k``: the cut-offs of hit@k, recall@k, precision@k and ndcg@k. ``seed``: of the bootstrap.
+
+    ``slices``: ``label``, ``has_caption``, ``size``, or any attribute of the items; one with fewer than
+    ``least_queries`` queries is counted and not scored.
+    """
 
     k: tuple[int, ...] = (1, 5, 10)
+    slices: tuple[str, ...] = ("label", "has_caption", "size")
+    least_queries: int = Field(20, ge=1)
     seed: int = 0
 
 

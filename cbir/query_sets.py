@@ -1,0 +1,249 @@
+"""Which queries the items of a catalogue ask of one another, what is relevant to each, and how an encoder answers.
+
+| query set | query | relevant |
+|---|---|---|
+| ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
+| ``label`` | an item | the others that share a label |
+| ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
+| ``relative`` | a picture and a change of it in words | the picture that has the change |
+| ``relative_indexed`` | the same | the same, among items as the index holds them |
+
+Shapes: Q queries (B of one block), N items of the gallery, S signs, D dimensions, J judgements, P points of a curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_array, eye_array
+
+from cbir.answers import Answers
+from cbir.baselines import normalise
+from cbir.encoder import Encoder, Features
+from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
+from cbir.golden import GoldenQueries
+from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
+from cbir.records import read_items, read_relative, read_table
+
+VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
+Vectors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Items that ask and are searched.
+
+    ``pairs`` are relative captions as (row of the reference, words, row of the target).
+    """
+
+    ids: Sequence[str]
+    cluster_N: np.ndarray
+    labels: Sequence[Sequence[str]]
+    captions: Sequence[str | None]
+    images: Sequence[bytes]
+    features: Features
+    pairs: Sequence[tuple[int, str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuerySet:
+    """Queries that each have something relevant: an item that shares a sign with the query, unless it is left out.
+
+    ``asking_Q`` is the row of the item that asks, ``left_out_Q`` the row that the query's gallery leaves out, or -1.
+    """
+
+    name: str
+    asking_Q: np.ndarray
+    left_out_Q: np.ndarray
+    sign_QS: csr_array
+    sign_NS: csr_array
+
+
+def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str = "test") -> Gallery:
+    """The items of one part of the split, with the tower outputs of the encoder in ``towers_folder``.
+
+    Raises:
+        WorkspaceError: a file that an earlier stage writes is missing.
+        TowerError: there are no towers in the folder.
+    """
+    items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
+    features = load_features(items, towers_folder=towers_folder)
+    where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")
+    where = where.loc[items["id"].to_pylist()]
+    rows = np.flatnonzero(where["split"].to_numpy() == part)
+    return select_gallery(items, features, rows, cluster_N=where["cluster"].to_numpy(), ingested=ingested)
+
+
+def select_gallery(
+    items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
+) -> Gallery:
+    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
+    chosen = items.take(rows)
+    ids = chosen["id"].to_pylist()
+    return Gallery(
+        ids=ids,
+        cluster_N=cluster_N[rows],
+        labels=chosen["labels"].to_pylist(),
+        captions=first_captions(chosen),
+        images=chosen["image"].to_pylist(),
+        features=select_rows(features, rows),
+        pairs=read_relative(ingested, ids),
+    )
+
+
+def measure_encoder(encoder: Encoder, gallery: Gallery, *, ks: Sequence[int]) -> Iterator[Answers]:
+    """Figures of every query of every query set; the gallery's ``features`` must be of the encoder's own towers.
+
+    Two encoders that are given the same items answer the same queries in the same order.
+
+    Raises:
+        TrainingError: the encoder's scores are not numbers.
+    """
+    vectors = embed_views(encoder, gallery.features)
+    for query_set in list_query_sets(gallery):
+        for system, score in run_encoder(encoder, gallery, query_set, vectors=vectors).items():
+            yield measure_system(gallery, query_set, system=system, score=score, ks=ks)
+
+
+def measure_system(
+    gallery: Gallery, query_set: QuerySet, *, system: str, score: ScoreRows, ks: Sequence[int]
+) -> Answers:
+    """Figures of every query of one query set by one system's scores."""
+    rows = query_set.asking_Q
+    measured = measure_queries(
+        lambda start, stop: leave_out(query_set, score(start, stop), start=start),
+        lambda start, stop: judge_rows(query_set, start, stop),
+        queries=len(rows),
+        items=len(gallery.ids),
+        ks=ks,
+    )
+    return Answers(
+        query_set=query_set.name,
+        system=system,
+        ids=[gallery.ids[row] for row in rows],
+        cluster_Q=gallery.cluster_N[rows],
+        figures=measured.figures,
+        precision_QP=measured.precision_QP,
+    )
+
+
+def measure_golden(queries: GoldenQueries, encoder: Encoder, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
+    """Figures of the user's own queries over every item; each query is a cluster of its own."""
+    measured = measure_queries(
+        score_vectors(encoder.encode(queries.images, queries.texts), item_ND, encoder.similarity),
+        lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
+        queries=len(queries.ids),
+        items=len(item_ND),
+        ks=ks,
+    )
+    return Answers(
+        query_set="golden",
+        system="fused",
+        ids=queries.ids,
+        cluster_Q=np.arange(len(queries.ids)),
+        figures=measured.figures,
+        precision_QP=measured.precision_QP,
+    )
+
+
+def leave_out(query_set: QuerySet, score_BN: np.ndarray, *, start: int) -> np.ndarray:
+    """Scores of the queries from ``start`` on, in place, minus infinity for what a query's gallery leaves out."""
+    left_out_B = query_set.left_out_Q[start : start + len(score_BN)]
+    there = np.flatnonzero(left_out_B >= 0)
+    score_BN[there, left_out_B[there]] = -np.inf
+    return score_BN
+
+
+def judge_rows(query_set: QuerySet, start: int, stop: int) -> Qrels:
+    """What is relevant to the queries from ``start`` to ``stop``, of grade 1."""
+    shared = (query_set.sign_QS[start:stop] @ query_set.sign_NS.T).tocoo()
+    query_J, item_J = shared.coords
+    kept = query_set.left_out_Q[start:stop][query_J] != item_J
+    query_J, item_J = query_J[kept], item_J[kept]
+    order_J = np.lexsort((item_J, query_J))
+    start_Q1 = np.concatenate([[0], np.cumsum(np.bincount(query_J, minlength=shared.shape[0]))])
+    return Qrels(start_Q1, item_J[order_J], np.ones(len(item_J)))
+
+
+def list_query_sets(gallery: Gallery) -> list[QuerySet]:
+    """The query sets that have queries, each query with something relevant."""
+    own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
+    sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
+    sets.append(_ask_others("label", gallery.labels))
+    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N]))
+    sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
+    return [one for one in sets if len(one.asking_Q)]
+
+
+def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
+    """The query's own item is what is relevant: each item is a sign of its own."""
+    sign_NS = eye_array(len(gallery.ids), format="csr")
+    left_out_Q = np.full(len(asking_Q), -1)
+    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=left_out_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
+
+
+def _ask_others(name: str, signs: Sequence[Sequence[str]]) -> QuerySet:
+    """Every item asks for the others that share a sign, a label or the cluster."""
+    sign_NS = _encode_signs(signs)
+    shared_S = np.asarray(sign_NS.sum(axis=0)) > 1
+    asking_Q = np.flatnonzero(sign_NS @ shared_S)
+    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
+
+
+def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
+    """Which item has which sign, 1 where it does; one empty column if there are none."""
+    names = {name: n for n, name in enumerate(sorted({name for row in signs for name in row}))}
+    pairs = sorted({(n, names[name]) for n, row in enumerate(signs) for name in row})
+    row_J, sign_J = np.array(pairs, np.int64).reshape(-1, 2).T
+    return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(signs), max(len(names), 1)))
+
+
+def _ask_relative(name: str, gallery: Gallery) -> QuerySet:
+    """This picture, but ...: the target is relevant, the reference itself is left out of the gallery."""
+    pair_Q2 = np.array([(reference, target) for reference, _, target in gallery.pairs], np.int64).reshape(-1, 2)
+    reference_Q, target_Q = pair_Q2.T
+    sign_NS = eye_array(len(gallery.ids), format="csr")
+    return QuerySet(name=name, asking_Q=reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS)
+
+
+def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vectors: Vectors) -> dict[str, ScoreRows]:
+    """The systems that an encoder is on a query set; ``vectors`` are those of ``embed_views``.
+
+    ``fused_sum`` adds the encoder's vectors of the picture and of the wish.
+    """
+    image, text, both = (vectors[f"fused_{name}"] for name in VIEWS)
+    rows, compare = query_set.asking_Q, partial(score_vectors, similarity=encoder.similarity)
+    match query_set.name:
+        case "text_to_image":
+            return {"fused": compare(text[rows], image)}
+        case "image_to_text":
+            return {"fused": compare(image[rows], text)}
+        case "duplicate":
+            return {"fused": compare(image[rows], image)}
+        case "label":
+            return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
+    wishes = embed_views(encoder, read_wishes(encoder, gallery))
+    wishes["fused_sum"] = normalise(wishes["fused_image"] + wishes["fused_text"])
+    searched = image if query_set.name == "relative" else both
+    return {name: compare(query_QD, searched) for name, query_QD in wishes.items()}
+
+
+def read_wishes(encoder: Encoder, gallery: Gallery) -> Features:
+    """Tower outputs of what the relative captions ask with: the reference's picture, and the words of the change."""
+    reference_Q = np.array([reference for reference, _, _ in gallery.pairs])
+    return replace_words(
+        select_rows(gallery.features, reference_Q), encoder.towers, [words for _, words, _ in gallery.pairs]
+    )
+
+
+def embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
+    """Unit vectors (N, D) of the rows by picture, by words, and by both: ``fused_image`` and so on."""
+    return {
+        f"fused_{name}": encoder.fuse(keep_modalities(features, image=image, text=text))
+        for name, (image, text) in VIEWS.items()
+    }
