@@ -65,6 +65,30 @@ class TowerParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FineTuneParams:
+    """Of the towers themselves, before the fusion; ``epochs`` 0 leaves them frozen. See ``docs/training.md``.
+
+    ``batch_size``: of all ranks together; ``micro_batch``: rows that a rank has in memory at once. ``tower_rate``: of
+    a tower's last layers, ``layer_decay`` times that with every twelfth below. ``workers``: that decode, a rank.
+    """
+
+    epochs: int = Field(0, ge=0)
+    batch_size: int = Field(256, ge=2)
+    micro_batch: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    tower_rate: float = Field(1e-4, gt=0)
+    layer_decay: float = Field(0.8, gt=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int | Literal["auto"] = 1
+    hosts: int = Field(1, ge=1)
+    workers: int = Field(0, ge=0)
+    compile: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainParams:
     """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 

@@ -23,17 +23,18 @@ from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
 from cbir.features import keep_modalities, load_features, select_rows
+from cbir.finetune import tune_towers
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Fusion, FusionConfig, order_dimensions
 from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
-from cbir.params import TowerParams, TrainParams, load_section
+from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
 from cbir.similarity import compare_vectors
 from cbir.start import start_fusion
 from cbir.towers.export import export_towers
 from cbir.towers.imagenet import read_classes
-from cbir.towers.run import Towers
+from cbir.towers.run import Towers, hash_files
 from cbir.towers.text import build_text
 from cbir.towers.visual import build_visual
 
@@ -43,7 +44,15 @@ TRUST_RATE = 10  # the few weights that decide on trust learn faster, for they s
 History = list[dict[str, Any]]
 
 
-def train(ingested: Path, split: Path, out: Path, *, tower_params: TowerParams, params: TrainParams) -> None:
+def train(
+    ingested: Path,
+    split: Path,
+    out: Path,
+    *,
+    tower_params: TowerParams,
+    tune_params: FineTuneParams,
+    params: TrainParams,
+) -> None:
     """Choose the number of epochs by retrieval on validation, then train on train and validation items together.
 
     Writes the encoder folder ``out``: towers (ONNX), tokenizer, fusion weights (safetensors), sizes, history.
@@ -57,10 +66,19 @@ def train(ingested: Path, split: Path, out: Path, *, tower_params: TowerParams, 
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
     if len(rows["train"]) < LEAST_ITEMS:
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
+    captions = [text for texts in items["captions"].take(rows["train"]).to_pylist() for text in texts or []]
+    visual, text = build_visual(tower_params), build_text(tower_params, captions=captions)
+    if tune_params.epochs:
+        key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
+        one_space = tower_params.visual == tower_params.text
+        first = tune_towers(
+            visual, text, items, rows=rows, one_space=one_space, key=key, tune_params=tune_params, params=params
+        )
+        if not first:
+            return
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    captions = [text for texts in items["captions"].take(rows["train"]).to_pylist() for text in texts or []]
-    export_towers(build_visual(tower_params), build_text(tower_params, captions=captions), partial)
+    export_towers(visual, text, partial)
     towers = Towers(partial)
     catalogue = _Catalogue(
         ingested=ingested,
@@ -68,7 +86,7 @@ def train(ingested: Path, split: Path, out: Path, *, tower_params: TowerParams, 
         cluster_N=table["cluster"],
         features=load_features(items, towers_folder=partial),
         towers=towers,
-        classes=read_classes(tower_params, towers),
+        classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
     )
     fusion, config, history = _choose_epochs(catalogue, rows["train"], validation=rows["validation"], params=params)
     known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
@@ -227,6 +245,7 @@ def main() -> None:
             split,
             out,
             tower_params=load_section(Path("params.yaml"), "towers", TowerParams),
+            tune_params=load_section(Path("params.yaml"), "finetune", FineTuneParams),
             params=load_section(Path("params.yaml"), "train", TrainParams),
         )
     except CbirError as error:

@@ -25,6 +25,12 @@ ROOT = Path(__file__).parent.parent
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220), "yellow": (240, 210, 40)}
 
 
+TINY = "cbir-test-tiny"
+TINY_CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 64, "patch_size": 16, "head_width": 32},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2},
+}
 SHAPES = TowerShapes(  # of towers small enough to invent their outputs
     visual=VisualShape(
         image_size=32,
@@ -91,6 +97,21 @@ def cbir(workspace: Path, *arguments: str, **variables: str) -> subprocess.Compl
     """Run the command as a user would."""
     environment = os.environ | {"PYTHONPATH": str(workspace)} | variables
     return subprocess.run(command(*arguments), cwd=workspace, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of ``TINY``, a small architecture that open_clip then knows."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / f"{TINY}.json").write_text(json.dumps(TINY_CONFIG))
+    open_clip.add_model_config(folder / f"{TINY}.json")
+    torch.manual_seed(0)
+    save_file(open_clip.create_model(TINY).state_dict(), folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ LAYERS = {
     0: {"errors", "records", "params", "similarity"},
     1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
+    | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
     4: {"search", "report", "evaluation_page"},

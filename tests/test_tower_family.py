@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import COLOURS, draw
-from safetensors.torch import save_file
+from conftest import COLOURS, TINY, draw
 
 from cbir.errors import TowerError
 from cbir.params import TowerParams
@@ -22,24 +20,7 @@ from cbir.towers.shape import GRID_CELLS
 from cbir.towers.text import build_text, make_clip_tokenizer
 from cbir.towers.visual import build_visual
 
-TINY = "cbir-test-tiny"
 CAPTIONS = ["a red apple", "a green apple on the table", "the red car"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small architecture known to open_clip, and the file of a checkpoint of it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 64, "layers": 4, "width": 64, "patch_size": 16, "head_width": 32},
-        "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 2},
-    }
-    (folder / f"{TINY}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / f"{TINY}.json")
-    torch.manual_seed(0)
-    save_file(open_clip.create_model(TINY).state_dict(), folder / "tiny.safetensors")
-    return folder / "tiny.safetensors"
 
 
 def export(params: TowerParams, folder: Path) -> Towers:

@@ -10,12 +10,12 @@ from cbir.towers.run import Towers
 from cbir.towers.visual import LITE_SIZES, read_lite_weights
 
 
-def read_classes(params: TowerParams, towers: Towers) -> Classes:
+def read_classes(params: TowerParams, towers: Towers, *, tuned: bool = False) -> Classes:
     """The classifier of the visual tower, and its classes' names read by ``towers``; of no class where it has none.
 
-    A classifier is for the pooling it was trained with, the average.
+    A classifier is for the pooling it was trained with, the average, and for a tower that is as it was (not ``tuned``).
     """
-    if params.visual not in LITE_SIZES or params.visual_weights is not None or params.pooling != "mean":
+    if tuned or params.visual not in LITE_SIZES or params.visual_weights is not None or params.pooling != "mean":
         width = towers.shapes.visual.blocks[0][0]
         nothing = np.zeros((0, width), np.float32), np.zeros(0, np.float32)
         return Classes(*nothing, text_CR=np.zeros((0, towers.shapes.text.summary), np.float32))

@@ -131,6 +131,8 @@ class SentenceTower(TextTower):
 class ClipTextTower(TextTower):
     """The text side of an open_clip model with its own transformer."""
 
+    attn_mask: torch.Tensor | None
+
     def __init__(self, model: Any) -> None:
         """Take the text side.
 
@@ -145,7 +147,9 @@ class ClipTextTower(TextTower):
                 "This open_clip model's text tower has a tokenizer of its own; use it as towers.visual, and a sentence "
                 "transformer's folder as towers.text."
             )
-        self.text = text
+        self.token_embedding, self.transformer, self.ln_final = text.token_embedding, text.transformer, text.ln_final
+        self.positional_embedding, self.projection = text.positional_embedding, text.text_projection
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
         self.max_tokens = int(text.positional_embedding.shape[0])
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,19 +166,18 @@ class ClipTextTower(TextTower):
         make_clip_tokenizer().save(str(folder / TOKENIZER))
 
     def _run(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text, length = self.text, ids.shape[1]
-        words_BTW = text.token_embedding(ids)
-        states_BTW = words_BTW + text.positional_embedding[:length]
-        mask_TT = None if text.attn_mask is None else text.attn_mask[:length, :length]
-        return words_BTW, text.ln_final(text.transformer(states_BTW, attn_mask=mask_TT))
+        length = ids.shape[1]
+        words_BTW = self.token_embedding(ids)
+        states_BTW = words_BTW + self.positional_embedding[:length]
+        mask_TT = None if self.attn_mask is None else self.attn_mask[:length, :length]
+        return words_BTW, self.ln_final(self.transformer(states_BTW, attn_mask=mask_TT))
 
     def _pool(self, states_BTW: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         place_B1W = ids.argmax(1)[:, None, None].expand(-1, 1, states_BTW.shape[2])
         last_BW = states_BTW.gather(1, place_B1W)[:, 0]
-        projection = self.text.text_projection
-        if projection is None:
+        if self.projection is None:
             return last_BW
-        return projection(last_BW) if isinstance(projection, nn.Linear) else last_BW @ projection
+        return self.projection(last_BW) if isinstance(self.projection, nn.Linear) else last_BW @ self.projection
 
 
 def make_clip_tokenizer() -> Any:

@@ -1,0 +1,322 @@
+"""How the towers themselves are fine-tuned before they are exported: on a CPU, a GPU, several of them or several hosts.
+
+Images and their words are drawn together by ``train.loss``; a picture without words is drawn to itself, changed at
+random, so a catalogue without a single caption trains too (Chen et al. 2020, SimCLR). Towers stay in eval mode: what
+they are fine-tuned with is what is exported, and a row gives the same whatever is beside it. The global batch is what
+counts: rows are shared out among ranks and their vectors gathered, and where they do not fit, gradients are cached
+(Gao et al. 2021, Scaling deep contrastive learning batch size under memory limited setup), so neither the number of
+ranks nor ``micro_batch`` changes what is learned. Lightning Fabric places the work.
+
+Shapes: B batch of one rank, D dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from rich.console import Console
+from rich.progress import track
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
+
+from cbir.augment import Batch, Collate, Pictures, tokenise
+from cbir.clusters import connect_rows, find_equals
+from cbir.errors import TrainingError
+from cbir.features import first_captions
+from cbir.images import decode_png
+from cbir.losses import PairLoss
+from cbir.metric_losses import make_pair_loss
+from cbir.metrics import hit_at_k, sort_relevance
+from cbir.params import FineTuneParams, TrainParams
+from cbir.records import write_json
+from cbir.similarity import compare_vectors
+from cbir.towers.run import normalise_pixels, open_tokenizer
+from cbir.towers.text import TextTower
+from cbir.towers.visual import VisualTower
+from cbir.two_towers import TwoTowers, list_groups
+
+PATIENCE = 3  # epochs without a better one
+CLIP = 1.0
+CHECKPOINTS = Path(".cbir/finetune")  # in the folder that a stage runs in, the workspace
+FAULTS = Path("reports/training/not-finite.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """Pictures (PNG), their first captions or None, and codes that are equal where picture or caption is."""
+
+    images: Sequence[bytes]
+    texts: Sequence[str | None]
+    code_N: np.ndarray
+    ids: Sequence[str]
+
+
+class FineTuning:
+    """One fine-tuning: model, optimiser and progress, placed by Fabric."""
+
+    def __init__(
+        self,
+        model: TwoTowers,
+        data: Captioned,
+        validation: Captioned,
+        *,
+        tokenizer: Tokenizer,
+        loss: PairLoss,
+        params: FineTuneParams,
+        faults: Path,
+    ) -> None:
+        self.fabric = Fabric(
+            accelerator=params.accelerator,
+            devices=params.devices,
+            num_nodes=params.hosts,
+            strategy=DDPStrategy(find_unused_parameters=True) if _is_distributed(params) else "auto",
+            precision=params.precision,
+        )
+        self.fabric.launch()
+        torch.manual_seed(params.seed)
+        self.data, self.validation, self.tokenizer = data, validation, tokenizer
+        self.loss, self.params, self.faults = loss, params, faults
+        self.pictures = Pictures(data.images, model.visual.measure(), seed=params.seed)
+        self.collate = Collate(data.texts, tokenizer)
+        model.eval()
+        optimiser = torch.optim.AdamW(list_groups(model, params), weight_decay=params.weight_decay)
+        if params.compile:
+            for part in (model.visual.trunk, model.text):
+                part.compile()
+        self.bare = model
+        self.model, self.optimiser = self.fabric.setup(model, optimiser)
+        self.steps = max(len(data.images) // params.batch_size, 1)
+        total = self.steps * params.epochs
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, [group["lr"] for group in optimiser.param_groups], total_steps=total + 1, pct_start=0.1
+        )
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one epoch, then measure retrieval on validation items.
+
+        Raises:
+            TrainingError: a loss is not finite; the ids of its batch are saved.
+        """
+        began, losses = time.monotonic(), []
+        console = Console(stderr=True, quiet=not self.fabric.is_global_zero)
+        for batch in track(self._load(), f"fine-tune {self.epoch + 1}", total=self.steps, console=console):
+            losses.append(self._step(batch.to(self.fabric.device)))
+        speed = len(self.data.images) / (time.monotonic() - began)
+        row = {"epoch": float(self.epoch), "loss": float(np.mean(losses)), "validation": self.measure()}
+        console.print(
+            f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
+            f"{row['validation']:.3f}, {speed:.0f} images/s, {_read_memory(self.fabric.device):.1f} GiB",
+            highlight=False,
+        )
+        self.history.append(row)
+        self.epoch += 1
+        return row
+
+    def measure(self) -> float:
+        """hit@10 of validation captions among validation pictures; 0 where there are no such."""
+        rows = [n for n, text in enumerate(self.validation.texts) if text]
+        if len(rows) < 2:
+            return 0.0
+        parts = np.array_split(np.arange(len(rows)), len(rows) // self.params.micro_batch + 1)
+        with torch.inference_mode():
+            image_ND, text_ND = (
+                torch.cat([embed([rows[n] for n in part]) for part in parts]).float().cpu()
+                for embed in (self._see_validation, self._read_validation)
+            )
+        score_NN = compare_vectors(text_ND, image_ND, self.bare.similarity).numpy()
+        return float(hit_at_k(sort_relevance(score_NN, np.eye(len(rows), dtype=bool)), k=10).mean())
+
+    def save(self, path: Path) -> None:
+        """Write all that ``resume`` needs, beside and then renamed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.partial")
+        self.fabric.save(beside, self._state() | {"epoch": self.epoch, "history": self.history})
+        if self.fabric.is_global_zero:
+            beside.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on where ``save`` stopped, to the same weights as without a stop."""
+        rest = self.fabric.load(path, self._state(), weights_only=True)
+        self.epoch, self.history = rest["epoch"], rest["history"]
+
+    def _state(self) -> dict[str, Any]:
+        return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
+
+    def _load(self) -> Iterator[Batch]:
+        """This rank's share of every global batch of the epoch."""
+        self.pictures.epoch = self.epoch
+        order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.pictures))
+        shares = [
+            batch[self.fabric.global_rank :: self.fabric.world_size].tolist()
+            for batch in np.array_split(order, self.steps)
+        ]
+        yield from DataLoader(
+            self.pictures, batch_sampler=shares, collate_fn=self.collate, num_workers=self.params.workers
+        )
+
+    def _step(self, batch: Batch) -> float:
+        parts = list(batch.split(self.params.micro_batch))
+        if len(parts) == 1:
+            loss = self._compare(self._run(batch), batch)
+            self.fabric.backward(loss)
+        else:
+            loss = self._cache_gradients(parts, batch)
+        self.fabric.clip_gradients(self.model, self.optimiser, max_norm=CLIP)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.schedule.step()
+        return float(loss.detach())
+
+    def _cache_gradients(self, parts: list[Batch], batch: Batch) -> torch.Tensor:
+        """The loss of all vectors, and its gradient carried back through the towers a part at a time."""
+        with torch.no_grad():
+            vectors = torch.cat([self._run(part) for part in parts], dim=1)
+        vectors.requires_grad_()
+        loss = self._compare(vectors, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert vectors.grad is not None
+        gradients = torch.split(vectors.grad, self.params.micro_batch, dim=1)
+        for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(parts) - 1):
+                self.fabric.backward((self._run(part).float() * gradient).sum())
+        return loss
+
+    def _run(self, batch: Batch) -> torch.Tensor:
+        return self.model(batch.pixels, batch.other_pixels, batch.ids, batch.mask, batch.has_text_B)
+
+    def _compare(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of the global batch, the same on every rank.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        row_B = self._gather(batch.row_B[None].float())[0].long()
+        image_BD, answer_BD = self._gather(vectors.float())
+        loss = self.loss(image_BD, answer_BD, torch.from_numpy(self.data.code_N)[row_B.cpu()].to(image_BD.device))
+        if not bool(torch.isfinite(loss)):
+            if self.fabric.is_global_zero:
+                write_json(self.faults, [self.data.ids[row] for row in row_B.tolist()])
+            raise TrainingError(
+                f"The loss of epoch {self.epoch} is not finite; lower finetune.tower_rate, or look at the items in "
+                f"{self.faults}."
+            )
+        return loss
+
+    def _gather(self, part: torch.Tensor) -> torch.Tensor:
+        """Rows (dimension 1) of every rank, with their gradients."""
+        if self.fabric.world_size == 1:
+            return part
+        return torch.cat(list(self.fabric.all_gather(part, sync_grads=part.requires_grad)), dim=1)
+
+    def _see_validation(self, rows: Sequence[int]) -> torch.Tensor:
+        pictures = [normalise_pixels(decode_png(self.validation.images[n]), self.pictures.shape) for n in rows]
+        return self.bare.see(torch.from_numpy(np.stack(pictures)).to(self.fabric.device))
+
+    def _read_validation(self, rows: Sequence[int]) -> torch.Tensor:
+        ids, mask = tokenise(self.tokenizer, [self.validation.texts[n] or "" for n in rows])
+        return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
+
+
+def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
+    """Train until validation retrieval gets no better, and leave the best weights in the towers.
+
+    Killed and started again, it goes on from the last whole epoch in ``checkpoint``.
+
+    Returns:
+        Whether this process is the first of all ranks, which writes what comes of it.
+    """
+    if checkpoint.exists():
+        tuning.resume(checkpoint)
+    best = checkpoint.with_name("best.ckpt")
+    while tuning.epoch < tuning.params.epochs:
+        if tuning.epoch - find_best(tuning.history) > PATIENCE:
+            break
+        tuning.run_epoch()
+        if find_best(tuning.history) == tuning.epoch - 1:
+            tuning.fabric.save(best, {"model": tuning.model})
+        tuning.save(checkpoint)
+    if best.exists():
+        tuning.fabric.load(best, {"model": tuning.model}, weights_only=True)
+    return bool(tuning.fabric.is_global_zero)
+
+
+def tune_towers(
+    visual: VisualTower,
+    text: TextTower,
+    items: pa.Table,
+    *,
+    rows: Mapping[str, np.ndarray],
+    one_space: bool,
+    key: str,
+    tune_params: FineTuneParams,
+    params: TrainParams,
+) -> bool:
+    """Fine-tune both towers in place on the rows ``train`` of ``items``, watched on the rows ``validation``.
+
+    ``key`` names all that the outcome depends on: of the same key, a run that was stopped goes on.
+
+    Returns:
+        Whether this process is the first of all ranks, which writes what comes of it.
+    """
+    folder = CHECKPOINTS / hashlib.sha256(key.encode()).hexdigest()[:16]
+    with tempfile.TemporaryDirectory() as scratch:
+        text.save_tokenizer(Path(scratch))
+        tokenizer = open_tokenizer(Path(scratch), max_tokens=text.max_tokens)
+    model = TwoTowers(visual, text, dimensions=params.dimensions, similarity=params.similarity, one_space=one_space)
+    tuning = FineTuning(
+        model,
+        _select(items, rows["train"]),
+        _select(items, rows["validation"]),
+        tokenizer=tokenizer,
+        loss=make_pair_loss(params.loss, temperature=params.temperature, similarity=params.similarity),
+        params=tune_params,
+        faults=FAULTS,
+    )
+    first = fine_tune(tuning, checkpoint=folder / "last.ckpt")
+    model.cpu().float()
+    if first:
+        shutil.rmtree(folder)
+    return first
+
+
+def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
+    chosen = items.take(rows)
+    captions = first_captions(chosen)
+    named = [text or f"\0{n}" for n, text in enumerate(captions)]
+    return Captioned(
+        images=chosen["image"].to_pylist(),
+        texts=captions,
+        code_N=connect_rows(find_equals(named) + find_equals(chosen["sha256"].to_pylist()), count=len(rows)),
+        ids=chosen["id"].to_pylist(),
+    )
+
+
+def find_best(history: Sequence[dict[str, float]]) -> int:
+    """The epoch that did best on validation, the later one of equals; 0 before the first."""
+    return int(max(history, key=lambda row: (row["validation"], row["epoch"]))["epoch"]) if history else 0
+
+
+def _is_distributed(params: FineTuneParams) -> bool:
+    return params.hosts > 1 or params.devices not in (1, "1")
+
+
+def _read_memory(device: torch.device) -> float:
+    """Peak GiB: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,70 @@
+"""Both towers under projections into one space, as they are fine-tuned, and how fast each of their layers learns.
+
+Shapes: B batch, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cbir.params import FineTuneParams
+from cbir.similarity import Similarity
+from cbir.towers.text import TextTower
+from cbir.towers.visual import VisualTower
+
+DEPTHS = 12  # steps of the learning rate through a tower
+
+
+class TwoTowers(nn.Module):
+    """Both towers under a projection each; where both are of one open_clip model their own space is kept."""
+
+    def __init__(
+        self, visual: VisualTower, text: TextTower, *, dimensions: int, similarity: Similarity, one_space: bool
+    ) -> None:
+        super().__init__()
+        self.visual, self.text, self.similarity = visual, text, similarity
+        widths = visual.measure().blocks[0][0], text.measure().blocks[0][0]
+        self.heads = nn.ModuleList(nn.Identity() if one_space else nn.Linear(width, dimensions) for width in widths)
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        other_pixels: torch.Tensor,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        has_text_B: torch.Tensor,
+    ) -> torch.Tensor:
+        """Vectors of the pictures, and of what answers them: the words, or the picture again; (2, B, D)."""
+        image_BD, answer_BD = self.see(pixels), self.read(ids, mask)
+        if not bool(has_text_B.all()):
+            answer_BD = torch.where(has_text_B[:, None], answer_BD, self.see(other_pixels))
+        return torch.stack([image_BD, answer_BD])
+
+    def see(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels -> vectors (B, D)."""
+        return self._finish(self.heads[0](self.visual.embed(pixels)))
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Tokens -> vectors (B, D)."""
+        return self._finish(self.heads[1](self.text.embed(ids, mask)))
+
+    def _finish(self, vector_BD: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
+
+
+def list_groups(model: TwoTowers, params: FineTuneParams) -> list[dict[str, Any]]:
+    """Parameters with their learning rates: heads, then each tower from its last layer to its first, ever lower.
+
+    Layers are told by the order of parameters (Howard & Ruder 2018, discriminative fine-tuning).
+    """
+    groups = [{"params": list(model.heads.parameters()), "lr": params.learning_rate}]
+    for tower in (model.visual, model.text):
+        weights = [weight for weight in tower.parameters() if weight.requires_grad]
+        for depth, rows in enumerate(reversed(np.array_split(np.arange(len(weights)), min(DEPTHS, len(weights) or 1)))):
+            groups.append({"params": [weights[n] for n in rows], "lr": params.tower_rate * params.layer_decay**depth})
+    return [group for group in groups if group["params"]]

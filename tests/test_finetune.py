@@ -1,0 +1,124 @@
+"""Towers learn, and the same whether the batch fits in memory, the run is stopped, or two processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tuning_run import make_tuning
+
+from cbir.errors import TrainingError
+from cbir.finetune import FineTuning, fine_tune
+from cbir.params import FineTuneParams
+from cbir.two_towers import list_groups
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    (tmp_path / "tiny.safetensors").write_bytes(tiny.read_bytes())
+    return tmp_path
+
+
+def read_weights(tuning: FineTuning) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in tuning.bare.parameters()])
+
+
+def test_both_towers_learn_from_pictures_and_words(folder: Path) -> None:
+    tuning = make_tuning(folder, epochs=6)
+    before = {name: weight.detach().clone() for name, weight in tuning.bare.named_parameters()}
+    rows = [tuning.run_epoch() for _ in range(6)]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
+    moved = {name.split(".")[0] for name, weight in tuning.bare.named_parameters() if not weight.equal(before[name])}
+    assert moved == {"visual", "text"}
+
+
+def test_pictures_without_a_single_caption_learn_from_changed_copies(folder: Path) -> None:
+    tuning = make_tuning(folder, epochs=6, captions=False)
+    rows = [tuning.run_epoch() for _ in range(6)]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
+
+
+@pytest.mark.parametrize("captions", [True, False], ids=["captions", "no captions"])
+def test_cached_gradients_teach_what_the_whole_batch_at_once_does(folder: Path, captions: bool) -> None:
+    whole, parts = (make_tuning(folder, captions=captions, micro_batch=size) for size in (16, 5))
+    for one, other in zip((whole.run_epoch() for _ in range(2)), (parts.run_epoch() for _ in range(2)), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert torch.allclose(read_weights(whole), read_weights(parts), atol=2e-4)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    straight, stopped = make_tuning(folder), make_tuning(folder)
+    for _ in range(3):
+        straight.run_epoch()
+    stopped.run_epoch()
+    stopped.save(tmp_path / "last.ckpt")
+    resumed = make_tuning(folder)
+    resumed.resume(tmp_path / "last.ckpt")
+    assert resumed.epoch == 1
+    for _ in range(2):
+        resumed.run_epoch()
+    assert resumed.history == straight.history
+    assert torch.equal(read_weights(resumed), read_weights(straight))
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_a_finished_run_is_not_run_again(folder: Path) -> None:
+    tuning = make_tuning(folder)
+    kept: list[torch.Tensor] = []
+    values = iter([0.5, 0.9, 0.1])
+
+    def measure() -> float:
+        kept.append(read_weights(tuning))
+        return next(values)
+
+    tuning.measure = measure  # type: ignore[method-assign]
+    assert fine_tune(tuning, checkpoint=folder / "last.ckpt")
+    assert torch.equal(read_weights(tuning), kept[1])
+    again = make_tuning(folder)
+    assert fine_tune(again, checkpoint=folder / "last.ckpt")
+    assert torch.equal(read_weights(again), kept[1])
+
+
+def test_a_loss_that_is_not_finite_saves_the_ids_of_its_batch(folder: Path) -> None:
+    tuning = make_tuning(folder, loss=lambda query, key, code: query.sum() * float("nan"))
+    with pytest.raises(TrainingError, match=r"not finite; lower finetune\.tower_rate"):
+        tuning.run_epoch()
+    ids = json.loads((folder / "faults.json").read_text())
+    assert len(set(ids)) == 16
+    assert all(id_.startswith("squares/") for id_ in ids)
+
+
+def test_half_precision_trains_too(folder: Path) -> None:
+    row = make_tuning(folder, precision="bf16-mixed").run_epoch()
+    full = make_tuning(folder).run_epoch()
+    assert row["loss"] == pytest.approx(full["loss"], rel=0.1)
+
+
+def test_lower_layers_learn_more_slowly(folder: Path) -> None:
+    model = make_tuning(folder).bare
+    groups = list_groups(model, FineTuneParams(tower_rate=1e-4, layer_decay=0.5))
+    rate = {id(weight): group["lr"] for group in groups for weight in group["params"]}
+    weights = list(model.visual.parameters())
+    assert rate[id(weights[-1])] == pytest.approx(1e-4)
+    assert rate[id(weights[0])] == pytest.approx(1e-4 * 0.5**11)
+    assert len(rate) == sum(1 for _ in model.parameters())
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_curve_of_one(folder: Path) -> None:
+    alone = make_tuning(folder)
+    expected = [alone.run_epoch()["loss"] for _ in range(2)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(ROOT / "tests" / "tuning_run.py"), str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = json.loads((folder / "history.json").read_text())
+    assert [row["loss"] for row in history] == pytest.approx(expected, rel=1e-4)
