@@ -11,36 +11,50 @@ import numpy as np
 import pyarrow as pa
 
 from cbir.encoder import Encoder
-from cbir.errors import CbirError
+from cbir.errors import CbirError, ParamsError
 from cbir.features import load_features, select_rows
+from cbir.params import EmbedParams, load_section
 from cbir.records import read_items, write_json, write_table
+from cbir.similarity import shorten_vectors
 
 BATCH = 256
 
 
-def embed(ingested: Path, encoder: Path, out: Path) -> int:
-    """Write the unit vector of every item, and return how many there are.
+def embed(ingested: Path, encoder: Path, out: Path, *, params: EmbedParams) -> int:
+    """Write the vector of every item, and return how many there are.
 
     Tower outputs come from the cache where the same picture, text and towers were seen before.
 
     Raises:
         WorkspaceError: there are no items.
         TowerError: there is no encoder.
+        ParamsError: more dimensions are asked for than the encoder has.
     """
     loaded = Encoder.load(encoder)
+    dimensions = params.dimensions or loaded.dimensions
+    if dimensions > loaded.dimensions:
+        raise ParamsError(
+            f"params.yaml: embed.dimensions: the encoder has {loaded.dimensions}; take no more, or raise "
+            "train.dimensions."
+        )
     items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
     features = load_features(items, towers_folder=encoder)
     blocks = [
         loaded.fuse(select_rows(features, np.arange(start, min(start + BATCH, items.num_rows))))
         for start in range(0, items.num_rows, BATCH)
     ]
-    vector_ND = np.concatenate(blocks)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), loaded.dimensions)
+    vector_ND = shorten_vectors(np.concatenate(blocks), dimensions, loaded.similarity)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), dimensions)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     table = pa.table({"id": items["id"].combine_chunks(), "vector": column})
     write_table(partial / "embeddings.parquet", table)
-    facts = {"fingerprint": loaded.fingerprint, "dimensions": loaded.dimensions, "rows": len(vector_ND)}
+    facts = {
+        "fingerprint": loaded.fingerprint,
+        "similarity": loaded.similarity,
+        "dimensions": dimensions,
+        "rows": len(vector_ND),
+    }
     write_json(partial / "embedded.json", facts)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
@@ -51,7 +65,8 @@ def main() -> None:
     """Run the stage: ``python -m cbir.embed INGESTED ENCODER OUT``."""
     ingested, encoder, out = map(Path, sys.argv[1:4])
     try:
-        print(f"{embed(ingested, encoder, out)} vectors")
+        params = load_section(Path("params.yaml"), "embed", EmbedParams)
+        print(f"{embed(ingested, encoder, out, params=params)} vectors")
     except CbirError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -132,7 +132,7 @@ def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golde
     """The user's own queries over every item, trained on or not, as the index will hold it."""
     queries = read_golden(golden, indexed["id"].to_pylist())
     if queries.ids:
-        item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
+        item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(indexed.num_rows, -1)
         scorer.add(measure_golden(queries, encoder, item_ND, ks=scorer.params.k))
 
 

@@ -121,6 +121,13 @@ class TrainParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EmbedParams:
+    """``dimensions``: that the index stores, the first of the encoder's, which say most; null for all."""
+
+    dimensions: int | None = Field(None, ge=8)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluateParams:
     """``k``: the cut-offs of hit@k, recall@k, precision@k and ndcg@k. ``seed``: of the bootstrap.
 

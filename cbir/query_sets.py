@@ -29,6 +29,7 @@ from cbir.features import first_captions, keep_modalities, load_features, replac
 from cbir.golden import GoldenQueries
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_items, read_relative, read_table
+from cbir.similarity import shorten_vectors
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Vectors = Mapping[str, np.ndarray]
@@ -134,8 +135,9 @@ def measure_system(
 
 def measure_golden(queries: GoldenQueries, encoder: Encoder, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
     """Figures of the user's own queries over every item; each query is a cluster of its own."""
+    asked_QD = shorten_vectors(encoder.encode(queries.images, queries.texts), item_ND.shape[1], encoder.similarity)
     measured = measure_queries(
-        score_vectors(encoder.encode(queries.images, queries.texts), item_ND, encoder.similarity),
+        score_vectors(asked_QD, item_ND, encoder.similarity),
         lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
         queries=len(queries.ids),
         items=len(item_ND),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 Similarity = Literal["cosine", "dot", "euclidean"]
 
 
@@ -20,3 +22,11 @@ def compare_vectors(query_QD: Any, item_ND: Any, similarity: Similarity) -> Any:
         return product_QN
     query_Q, item_N = ((part**2).sum(1) for part in (query_QD, item_ND))
     return 2 * product_QN - query_Q[:, None] - item_N
+
+
+def shorten_vectors(vector_ND: np.ndarray, dimensions: int, similarity: Similarity) -> np.ndarray:
+    """The first dimensions, which say most; of unit length again for the cosine."""
+    short_ND = vector_ND[:, :dimensions]
+    if similarity != "cosine" or short_ND.shape[1] == vector_ND.shape[1]:
+        return np.ascontiguousarray(short_ND)
+    return short_ND / np.maximum(np.linalg.norm(short_ND, axis=1, keepdims=True), 1e-9)
