@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,6 +38,9 @@ from cbir.slices import COLUMNS, measure_slices
 
 STATISTICS = "statistics.json"
 SLICES = "slices.json"
+GOLDEN = "golden.json"
+CURVES = "curves.json"
+SHOWN = 7  # first hits of a golden query
 Metrics = dict[str, Any]
 
 
@@ -68,12 +73,13 @@ def evaluate(
         raise SplitError("Fewer than two test items; import more pictures, or raise split.test.")
     scorer = _Scorer(params)
     _score_query_sets(scorer, loaded, gallery)
-    _score_golden(scorer, loaded, indexed, golden=golden)
+    hits = _score_golden(scorer, loaded, indexed, golden=golden)
     scorer.compare()
     scorer.summary["counts"] = {"test_items": len(gallery.ids), "items": indexed.num_rows}
     items = read_items(ingested, columns=COLUMNS)
     tested = items.filter(pc.is_in(items["id"], pa.array(gallery.ids)))
-    _write(scorer, scorer.slice(tested), out=out, metrics=metrics)
+    files = {SLICES: scorer.slice(tested), GOLDEN: hits, STATISTICS: scorer.statistics, CURVES: scorer.curves}
+    _write(scorer, files, out=out, metrics=metrics)
     return scorer.summary
 
 
@@ -128,21 +134,31 @@ def _score_query_sets(scorer: _Scorer, encoder: Encoder, gallery: Gallery) -> No
             scorer.add(measure_system(gallery, query_set, system=system, score=score, ks=scorer.params.k))
 
 
-def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golden: Path) -> None:
-    """The user's own queries over every item, trained on or not, as the index will hold it."""
-    queries = read_golden(golden, indexed["id"].to_pylist())
-    if queries.ids:
-        item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
-        scorer.add(measure_golden(queries, encoder, item_ND, ks=scorer.params.k))
+def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golden: Path) -> list[Metrics]:
+    """The user's own queries over every item, trained on or not, as the index will hold it; the first hits of each."""
+    ids = indexed["id"].to_pylist()
+    queries = read_golden(golden, ids)
+    if not queries.ids:
+        return []
+    item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
+    query_QD = encoder.encode(queries.images, queries.texts)
+    answers = measure_golden(queries, query_QD, item_ND, ks=scorer.params.k)
+    scorer.add(answers)
+    shown = []
+    for q, score_N in enumerate(query_QD @ item_ND.T):
+        first = np.argsort(-score_N, kind="stable")[:SHOWN]
+        hits = [{"id": ids[n], "score": float(score_N[n]), "grade": int(queries.grade_QN[q, n])} for n in first]
+        asked = {"query": queries.ids[q], "text": queries.texts[q], "image": queries.files[q]}
+        shown.append(asked | {"average_precision": float(answers.figures["map"][q]), "hits": hits})
+    return shown
 
 
-def _write(scorer: _Scorer, by_slice: Metrics, *, out: Path, metrics: Path) -> None:
+def _write(scorer: _Scorer, files: Mapping[str, Any], *, out: Path, metrics: Path) -> None:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_table(partial / "per_query.parquet", pa.Table.from_pylist(scorer.per_query))
-    write_json(partial / "curves.json", scorer.curves)
-    write_json(partial / STATISTICS, scorer.statistics)
-    write_json(partial / SLICES, by_slice)
+    for name, value in files.items():
+        write_json(partial / name, value)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     write_json(metrics, scorer.summary)

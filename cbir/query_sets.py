@@ -131,10 +131,10 @@ def measure_system(
     )
 
 
-def measure_golden(queries: GoldenQueries, encoder: Encoder, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
+def measure_golden(queries: GoldenQueries, query_QD: np.ndarray, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
     """Figures of the user's own queries over every item; each query is a cluster of its own."""
     measured = measure_queries(
-        score_dots(encoder.encode(queries.images, queries.texts), item_ND),
+        score_dots(query_QD, item_ND),
         lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
         queries=len(queries.ids),
         items=len(item_ND),

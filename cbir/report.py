@@ -18,7 +18,8 @@ figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radi
   padding:8px;box-sizing:border-box}
 figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
 table{border-collapse:collapse;background:#fff}
-td,th{padding:.35rem .9rem;border-bottom:1px solid #e3e3e3;text-align:right}
+td,th{padding:.35rem .7rem;border-bottom:1px solid #e3e3e3;text-align:right;white-space:nowrap}
+.wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 td:first-child,th:first-child{text-align:left}.best{font-weight:700}
 """
 
@@ -32,7 +33,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of figures."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
