@@ -40,7 +40,7 @@ STATISTICS = "statistics.json"
 SLICES = "slices.json"
 GOLDEN = "golden.json"
 CURVES = "curves.json"
-SHOWN = 7  # first hits of a golden query
+SHOWN = 6  # first hits of a golden query
 Metrics = dict[str, Any]
 
 

@@ -20,6 +20,7 @@ THIRDS = ("smallest third", "middle third", "largest third")
 MOST_VALUES = 12  # of a column of numbers; one that has more is cut into thirds
 MOST_NAMED = 50  # slices with too few queries that are named; more are counted
 ABSENT = "none"
+ALIKE = "all alike"
 Slices = dict[str, Any]
 
 
@@ -65,6 +66,8 @@ def _as_values(value: Any) -> list[str]:
 
 def _cut_in_thirds(values: Sequence[float]) -> list[str]:
     """The third of each value; equal values are in one, so that the thirds may be of unequal size."""
+    if len(set(values)) == 1:
+        return [ALIKE] * len(values)
     bounds = np.quantile(values, (1 / 3, 2 / 3)) if values else np.zeros(2)
     return [THIRDS[n] for n in np.searchsorted(bounds, values, side="left")]
 

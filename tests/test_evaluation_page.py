@@ -122,3 +122,9 @@ def test_golden_queries_show_their_picture_and_their_hits_with_grades(workspace:
     assert "blue: a &lt;blue&gt; one + mine.png (average precision 1.00)" in page
     assert page.index("the query&#x27;s picture") < page.index("grade 2") < page.index("not relevant")
     assert page.count("data:image/jpeg") == 4 + 3
+
+
+def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:
+    found = {"system": "sum", "scored": {"yes": {"queries": 2}}, "too_few": {}, "too_few_slices": 0}
+    (workspace / "data/evaluated/slices.json").write_text(json.dumps({"has_caption": {"label": found}}))
+    assert "By kind of item" not in write_evaluation_page(workspace).read_text()

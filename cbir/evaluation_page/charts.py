@@ -6,8 +6,11 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+FEW = 6  # lines whose legend is one column
 
 
 def draw_history(history: list[dict[str, Any]]) -> str:
@@ -35,6 +38,7 @@ def draw_curves(curves: list[dict[str, Any]]) -> str:
         return "<p>There are no curves.</p>"
     figure = Figure(figsize=(10.5, 3.6 * ((len(points) + 1) // 2)), layout="constrained")
     for axes, (task, systems) in zip(_list_axes(figure, len(points), columns=2), points.items(), strict=False):
+        axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[f"C{n}" for n in range(10)]))
         for system, line in systems.items():
             axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=system)
         axes.set_xlim(0, 1)
@@ -54,7 +58,7 @@ def _finish(axes: Axes, *, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=7, frameon=False, ncols=2 if len(axes.lines) > FEW else 1)
 
 
 def _to_svg(figure: Figure) -> str:

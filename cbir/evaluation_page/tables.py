@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 def render_metrics(metrics: Row, statistics: Row) -> str:
     """Every system's figures, a table a query set, and by how much the fused one is above the others."""
     parts = []
-    for task, systems in metrics.items():
+    for task, systems in sorted(metrics.items(), key=lambda entry: _place(entry[0])):
         scored = {name: row for name, row in systems.items() if isinstance(row, dict)}
         if scored:
             shown = [name for name in METRICS if any(name in row for row in scored.values())]
@@ -46,7 +46,7 @@ def render_metrics(metrics: Row, statistics: Row) -> str:
 def render_composition(metrics: Row, statistics: Row) -> str:
     """What picture and words give alone and together, and how far together is above the better one and a plain sum."""
     rows = []
-    for task, systems in metrics.items():
+    for task, systems in sorted(metrics.items(), key=lambda entry: _place(entry[0])):
         if not isinstance(systems, dict) or not set(systems).issuperset(SIDES.values()):
             continue
         known = statistics.get(task, {})
@@ -57,15 +57,20 @@ def render_composition(metrics: Row, statistics: Row) -> str:
         rows.append([task, *figures, *gaps])
     if not rows:
         return ""
-    header = ["mAP", *SIDES, "both - better one", "both - sum of the encoder's", "both - sum of the frozen towers"]
-    return f"<h2>Picture, words, and both</h2>{render_table(header, rows)}"
+    header = ["mAP", *SIDES, "both - better one", "both - fused_sum", "both - sum"]
+    return (
+        "<h2>Picture, words, and both</h2><p>fused_sum adds the encoder's own vectors of picture and words, sum the "
+        f"cosines of the frozen towers.</p>{render_table(header, rows)}"
+    )
 
 
 def render_slices(slices: Row, metrics: Row) -> str:
-    """The fused system's figures by kind of item, beside those of all."""
+    """The fused system's figures by kind of item, beside those of all; nothing where all items are of one kind."""
     parts = []
     for name, tasks in slices.items():
-        for task, found in tasks.items():
+        for task, found in sorted(tasks.items(), key=lambda entry: _place(entry[0])):
+            if len(found["scored"]) + found["too_few_slices"] < 2:
+                continue
             few = ", ".join(f"{value} ({count})" for value, count in found["too_few"].items())
             whole = metrics.get(task, {}).get(found["system"], {})
             shown = [key for key in ("map", "hit@1", "hit@10") if key in whole]
@@ -94,6 +99,10 @@ def render_split(split: Row) -> str:
     }
     rows = [[name, f"{split[key]:,}"] for key, name in names.items() if key in split]
     return f"<h2>Training and test items</h2>{render_table(['', ''], rows)}"
+
+
+def _place(task: str) -> int:
+    return list(QUERIES).index(task) if task in QUERIES else len(QUERIES)
 
 
 def _format_figure(row: dict[str, Any], interval: dict[str, dict[str, float]], key: str) -> str:
