@@ -8,8 +8,10 @@ from typing import Any
 
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
+COLOURS = tuple(TABLEAU_COLORS.values())
 FEW = 6  # lines whose legend is one column
 
 
@@ -38,7 +40,7 @@ def draw_curves(curves: list[dict[str, Any]]) -> str:
         return "<p>There are no curves.</p>"
     figure = Figure(figsize=(10.5, 3.6 * ((len(points) + 1) // 2)), layout="constrained")
     for axes, (task, systems) in zip(_list_axes(figure, len(points), columns=2), points.items(), strict=False):
-        axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=[f"C{n}" for n in range(10)]))
+        axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLOURS))
         for system, line in systems.items():
             axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=system)
         axes.set_xlim(0, 1)
