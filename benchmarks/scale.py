@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cbir.ranks import Qrels, measure_queries, score_dots
+from cbir.ranks import Qrels, measure_queries, score_vectors
 
 DIMENSIONS, RELEVANT = 512, 20
 KS = (1, 5, 10)
@@ -51,7 +51,7 @@ def run_ours(queries: int, items: int, asked: int) -> dict[str, float]:
         return Qrels(np.arange(0, len(flat_J) + 1, RELEVANT), flat_J, np.ones(len(flat_J)))
 
     begun = time.perf_counter()
-    figures = measure_queries(score_dots(query_QD, item_ND), judge, queries=asked, items=items, ks=KS).figures
+    figures = measure_queries(score_vectors(query_QD, item_ND), judge, queries=asked, items=items, ks=KS).figures
     return {"seconds": time.perf_counter() - begun, "map": float(figures["map"].mean())}
 
 

@@ -11,20 +11,24 @@ import bm25s
 import numpy as np
 
 from cbir.encoder import Features
-from cbir.towers import COLOUR_LEVELS
+from cbir.towers.shape import COLOURS, Blocks, TowerShapes
 
 
-def pool_towers(features: Features) -> dict[str, np.ndarray]:
-    """Unit vectors of the towers' mean tokens; the dot product of ``sum`` is the plain sum of the two cosines."""
-    image_NV = normalise(features.grid_BGV[:, 0].astype(np.float32) * features.has_image_B[:, None])
-    text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
-    text_NW = normalise(text_NW * features.has_text_B[:, None])
-    return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
+def pool_towers(features: Features, shapes: TowerShapes) -> dict[str, np.ndarray]:
+    """Unit vectors of what the towers say as a whole; the dot product of ``sum`` is the sum of the two cosines."""
+    image_NF = _take_whole(features.image_BS, features.has_image_B, shapes.visual.blocks)
+    text_NW = _take_whole(features.text_BR, features.has_text_B, shapes.text.blocks)
+    return {"image_only": image_NF, "text_only": text_NW, "sum": np.concatenate([image_NF, text_NW], axis=1)}
+
+
+def _take_whole(summary_NS: np.ndarray, there_N: np.ndarray, blocks: Blocks) -> np.ndarray:
+    """The first block of a summary, as unit vectors; zeros where the modality is missing."""
+    return normalise(summary_NS[:, : blocks[0][0]].astype(np.float32) * there_N[:, None])
 
 
 def take_histogram(features: Features) -> np.ndarray:
     """The colour histogram (N, H) as Swain & Ballard 1991; its dot product is the Bhattacharyya coefficient."""
-    return features.image_BS[:, -(COLOUR_LEVELS**3) :].astype(np.float32) * features.has_image_B[:, None]
+    return features.image_BS[:, -COLOURS:].astype(np.float32) * features.has_image_B[:, None]
 
 
 def score_captions(captions: Sequence[str | None]) -> Callable[[np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ from cbir.query_sets import (
     measure_system,
     run_encoder,
 )
-from cbir.ranks import list_levels
+from cbir.ranks import list_levels, score_vectors
 from cbir.records import read_items, read_table, write_json, write_table
 from cbir.rivals import Rivals
 from cbir.slices import COLUMNS, measure_slices
@@ -141,11 +141,12 @@ def _score_golden(scorer: _Scorer, encoder: Encoder, indexed: pa.Table, *, golde
     if not queries.ids:
         return []
     item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(-1, encoder.dimensions)
-    query_QD = encoder.encode(queries.images, queries.texts)
-    answers = measure_golden(queries, query_QD, item_ND, ks=scorer.params.k)
+    score = score_vectors(encoder.encode(queries.images, queries.texts), item_ND, encoder.similarity)
+    answers = measure_golden(queries, score, ks=scorer.params.k)
     scorer.add(answers)
     shown = []
-    for q, score_N in enumerate(query_QD @ item_ND.T):
+    for q in range(len(queries.ids)):
+        score_N = score(q, q + 1)[0]
         first = np.argsort(-score_N, kind="stable")[:SHOWN]
         hits = [{"id": ids[n], "score": float(score_N[n]), "grade": int(queries.grade_QN[q, n])} for n in first]
         asked = {"query": queries.ids[q], "text": queries.texts[q], "image": queries.files[q]}

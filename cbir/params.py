@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -13,6 +13,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
 from cbir.errors import ParamsError
+from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
@@ -50,6 +51,20 @@ class SplitParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TowerParams:
+    """``visual``: ``efficientnet-lite0`` to ``2``, ``torchvision/vgg16``, ``resnet50`` or ``inception_v3``, or
+    ``open_clip/ARCHITECTURE``. ``text``: ``minilm-l6``, ``word-vectors``, ``open_clip/ARCHITECTURE``, or a sentence
+    transformer's folder. The weights are a checkpoint's path, a pretrained tag, or "random"; see ``docs/encoder.md``.
+    """
+
+    visual: str = "efficientnet-lite0"
+    visual_weights: str | None = None
+    pooling: Literal["mean", "gem", "attention"] = "mean"
+    text: str = "minilm-l6"
+    text_weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainParams:
     """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 
@@ -62,6 +77,16 @@ class TrainParams:
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    loss: Literal[
+        "info_nce",
+        "sigmoid",
+        "triplet_semihard",
+        "triplet_hardest",
+        "contrastive",
+        "supervised_contrastive",
+        "multi_similarity",
+    ] = "info_nce"
+    similarity: Similarity = "cosine"
     temperature: float = Field(0.07, gt=0)
     label_weight: float = Field(0.5, ge=0)
     relative_weight: float = Field(1.0, ge=0)

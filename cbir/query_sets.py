@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from cbir.baselines import normalise
 from cbir.encoder import Encoder, Features
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.golden import GoldenQueries
-from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_dots
+from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_items, read_relative, read_table
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
@@ -131,13 +132,13 @@ def measure_system(
     )
 
 
-def measure_golden(queries: GoldenQueries, query_QD: np.ndarray, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
+def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int]) -> Answers:
     """Figures of the user's own queries over every item; each query is a cluster of its own."""
     measured = measure_queries(
-        score_dots(query_QD, item_ND),
+        score,
         lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
         queries=len(queries.ids),
-        items=len(item_ND),
+        items=queries.grade_QN.shape[1],
         ks=ks,
     )
     return Answers(
@@ -216,20 +217,20 @@ def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vect
     ``fused_sum`` adds the encoder's vectors of the picture and of the wish.
     """
     image, text, both = (vectors[f"fused_{name}"] for name in VIEWS)
-    rows = query_set.asking_Q
+    rows, compare = query_set.asking_Q, partial(score_vectors, similarity=encoder.similarity)
     match query_set.name:
         case "text_to_image":
-            return {"fused": score_dots(text[rows], image)}
+            return {"fused": compare(text[rows], image)}
         case "image_to_text":
-            return {"fused": score_dots(image[rows], text)}
+            return {"fused": compare(image[rows], text)}
         case "duplicate":
-            return {"fused": score_dots(image[rows], image)}
+            return {"fused": compare(image[rows], image)}
         case "label":
-            return {name: score_dots(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
+            return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
     wishes = embed_views(encoder, read_wishes(encoder, gallery))
     wishes["fused_sum"] = normalise(wishes["fused_image"] + wishes["fused_text"])
     searched = image if query_set.name == "relative" else both
-    return {name: score_dots(query_QD, searched) for name, query_QD in wishes.items()}
+    return {name: compare(query_QD, searched) for name, query_QD in wishes.items()}
 
 
 def read_wishes(encoder: Encoder, gallery: Gallery) -> Features:

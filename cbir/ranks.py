@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cbir.errors import TrainingError
+from cbir.similarity import Similarity, compare_vectors
 
 SMALL = 4096  # items; below it sorting all of them is faster than counting for each relevant one, as it is
 MANY = 256  # above so many relevant ones
@@ -51,9 +52,9 @@ def pack_qrels(grade_QN: np.ndarray) -> Qrels:
     return Qrels(start_Q1, item_J, grade_QN[query_J, item_J].astype(np.float64))
 
 
-def score_dots(query_QD: np.ndarray, item_ND: np.ndarray) -> ScoreRows:
-    """Scores that are dot products, a block at a time."""
-    return lambda start, stop: query_QD[start:stop] @ item_ND.T
+def score_vectors(query_QD: np.ndarray, item_ND: np.ndarray, similarity: Similarity = "cosine") -> ScoreRows:
+    """Scores of vectors, a block at a time; for the cosine they are of unit length."""
+    return lambda start, stop: compare_vectors(query_QD[start:stop], item_ND, similarity)
 
 
 def measure_queries(score: ScoreRows, judge: JudgeRows, *, queries: int, items: int, ks: Sequence[int]) -> Measured:

@@ -10,7 +10,7 @@ from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.classical import Descriptors, Verifier, describe_pictures, score_energies
 from cbir.encoder import Encoder
 from cbir.query_sets import Gallery, QuerySet, leave_out, read_wishes
-from cbir.ranks import ScoreRows, score_dots
+from cbir.ranks import ScoreRows, score_vectors
 
 
 class Rivals:
@@ -19,7 +19,7 @@ class Rivals:
     def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
         self._gallery = gallery
         self._encoder = encoder
-        self._pooled = pool_towers(gallery.features)
+        self._pooled = pool_towers(gallery.features, encoder.towers.shapes)
 
     def answer(self, query_set: QuerySet) -> dict[str, ScoreRows]:
         """The systems that can answer a query set; towers share no space, so not from words to pictures.
@@ -29,16 +29,16 @@ class Rivals:
         rows, pooled = query_set.asking_Q, self._pooled
         match query_set.name:
             case "label":
-                towers = {name: score_dots(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
+                towers = {name: score_vectors(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
                 return towers | self._compare_pictures(query_set) | {"bm25": self._read_captions(rows)}
             case "duplicate":
                 image_ND = pooled["image_only"]
-                return {"image_only": score_dots(image_ND[rows], image_ND)} | self._compare_pictures(query_set)
+                return {"image_only": score_vectors(image_ND[rows], image_ND)} | self._compare_pictures(query_set)
             case "relative":
-                return {"image_only": score_dots(pooled["image_only"][rows], pooled["image_only"])}
+                return {"image_only": score_vectors(pooled["image_only"][rows], pooled["image_only"])}
             case "relative_indexed":
-                wishes = pool_towers(read_wishes(self._encoder, self._gallery))
-                return {"sum": score_dots(wishes["sum"], pooled["sum"])}
+                wishes = pool_towers(read_wishes(self._encoder, self._gallery), self._encoder.towers.shapes)
+                return {"sum": score_vectors(wishes["sum"], pooled["sum"])}
         return {}
 
     def _compare_pictures(self, query_set: QuerySet) -> dict[str, ScoreRows]:
@@ -50,8 +50,8 @@ class Rivals:
             return leave_out(query_set, image_ND[rows[start:stop]] @ image_ND.T, start=start)
 
         return {
-            "histogram": score_dots(histogram_NH[rows], histogram_NH),
-            "lbp": score_dots(pattern_NH[rows], pattern_NH),
+            "histogram": score_vectors(histogram_NH[rows], histogram_NH),
+            "lbp": score_vectors(pattern_NH[rows], pattern_NH),
             "gabor": score_energies(self._described.energy_NF, rows),
             "orb": self._verifier.rerank(find, rows),
         }

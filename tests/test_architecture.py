@@ -10,9 +10,9 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"errors", "records", "params"},
-    1: {"images", "texts", "metrics", "ranks", "losses", "statistics"},
-    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
+    0: {"errors", "records", "params", "similarity"},
+    1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
+    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"baselines", "expectations", "golden", "query_sets", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
     4: {"search", "report", "evaluation_page"},

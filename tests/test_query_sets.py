@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHAPES
 
 from cbir.encoder import Encoder, Features
 from cbir.query_sets import Gallery, judge_rows, leave_out, list_query_sets, load_gallery, measure_encoder
-from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
+from cbir.towers.shape import GRID_CELLS
 
 ROWS = 4
 
@@ -27,11 +28,11 @@ def gallery() -> Gallery:
         captions=["red", "red ball", "blue", None],
         images=[b""] * ROWS,
         features=Features(
-            image_BS=np.zeros((ROWS, IMAGE_SUMMARY), np.float32),
-            text_BR=np.zeros((ROWS, TEXT_SUMMARY), np.float32),
-            captions_BR=np.zeros((ROWS, TEXT_SUMMARY), np.float32),
-            grid_BGV=np.zeros((ROWS, GRID_CELLS, VISUAL_WIDTH), np.float32),
-            tokens_BTW=np.zeros((ROWS, 1, TEXT_WIDTH), np.float32),
+            image_BS=np.zeros((ROWS, SHAPES.visual.summary), np.float32),
+            text_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
+            captions_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
+            grid_BGV=np.zeros((ROWS, GRID_CELLS, SHAPES.visual.width), np.float32),
+            tokens_BTW=np.zeros((ROWS, 1, SHAPES.text.width), np.float32),
             token_mask_BT=np.ones((ROWS, 1), bool),
             has_image_B=np.ones(ROWS, bool),
             has_text_B=np.array([True, True, True, False]),

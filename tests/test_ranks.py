@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cbir import ranks
 from cbir.errors import TrainingError
 from cbir.metrics import sort_relevance
-from cbir.ranks import Qrels, count_ranks, list_levels, measure_queries, measure_ranks, pack_qrels, score_dots
+from cbir.ranks import Qrels, count_ranks, list_levels, measure_queries, measure_ranks, pack_qrels, score_vectors
 
 KS = (1, 5, 10)
 
@@ -73,7 +73,7 @@ def test_blocks_of_queries_give_the_figures_of_the_whole_sorted_matrix(
     _, grade_QN = draw_run(rng, queries=10, items=90, values=2)
     monkeypatch.setattr(ranks, "BLOCK_QUERIES", block)
     judge = lambda start, stop: pack_qrels(grade_QN[start:stop])  # noqa: E731
-    measured = measure_queries(score_dots(query_QD, item_ND), judge, queries=10, items=90, ks=KS)
+    measured = measure_queries(score_vectors(query_QD, item_ND), judge, queries=10, items=90, ks=KS)
     whole = query_QD @ item_ND.T
     for name, value_Q in measure_run(whole, grade_QN, ks=KS).items():
         assert measured.figures[name] == pytest.approx(value_Q, abs=1e-12), name
