@@ -83,14 +83,14 @@ def select_gallery(
     items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
 ) -> Gallery:
     """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
-    chosen = items.take(rows)
+    chosen = items.select(["id", "captions", "labels"]).take(rows)
     ids = chosen["id"].to_pylist()
     return Gallery(
         ids=ids,
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
-        images=chosen["image"].to_pylist(),
+        images=[items["image"][int(row)].as_py() for row in rows],
         features=select_rows(features, rows),
         pairs=read_relative(ingested, ids),
     )

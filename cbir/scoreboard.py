@@ -24,6 +24,9 @@ STATISTICS = "statistics.json"
 SLICES = "slices.json"
 GOLDEN = "golden.json"
 CURVES = "curves.json"
+PER_QUERY_SCHEMA = pa.schema(
+    [("task", pa.string()), ("system", pa.string()), ("query", pa.string()), ("average_precision", pa.float64())]
+)
 Metrics = dict[str, Any]
 
 
@@ -46,9 +49,9 @@ class Scoreboard:
         self.statistics.setdefault(task, {})[system] = {"interval": sure}
         self.summary.setdefault(task, {})[system] = row | {"queries": len(answers.ids)}
         self.answered.setdefault(task, {})[system] = answers
-        columns = {"query": list(answers.ids), "average_precision": answers.figures["map"]}
-        same = {name: pa.repeat(value, len(answers.ids)) for name, value in (("task", task), ("system", system))}
-        self.per_query.append(pa.table(same | columns))
+        same = [pa.repeat(name, len(answers.ids)) for name in (task, system)]
+        columns = [*same, list(answers.ids), answers.figures["map"]]
+        self.per_query.append(pa.table(columns, schema=PER_QUERY_SCHEMA))
         for level, precision in zip(list_levels(), answers.precision_QP.mean(axis=0), strict=True):
             self.curves.append({"task": task, "system": system, "recall": level, "precision": precision})
 
@@ -92,7 +95,7 @@ def write_scores(board: Scoreboard, out: Path, *, slices: Metrics, golden: list[
     """Write the folder ``out`` in one step: intervals, comparisons, slices, golden hits, curves, per-query results."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    write_table(partial / PER_QUERY, pa.concat_tables(board.per_query))
+    write_table(partial / PER_QUERY, pa.concat_tables([PER_QUERY_SCHEMA.empty_table(), *board.per_query]))
     files = {STATISTICS: board.statistics, SLICES: slices, GOLDEN: golden, CURVES: board.curves}
     for name, value in files.items():
         write_json(partial / name, value)
