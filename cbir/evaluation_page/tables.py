@@ -98,7 +98,7 @@ def render_split(split: Row) -> str:
         "test_items_near_training": "test items with a near duplicate among the training items",
     }
     rows = [[name, f"{split[key]:,}"] for key, name in names.items() if key in split]
-    return f"<h2>Training and test items</h2>{render_table(['', ''], rows)}"
+    return f"<h2>Training and test items</h2>{render_table(['of the last split', 'number'], rows)}"
 
 
 def _place(task: str) -> int:
