@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import COLOURS, cbir, draw
 
-from cbir.errors import SourceError
-from cbir.outside import evaluate_outside
+from cbir.errors import ReleaseError, SourceError
+from cbir.outside import evaluate_outside, locate_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> No
         evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live)
 
 
-def test_a_release_that_is_not_there_is_refused(live: Path, tmp_path: Path) -> None:
-    done = cbir(live, "evaluate", "--data", str(draw_others(tmp_path / "others")), "--release", "7")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Release 7 is not live; give --release champion, which is 1." in done.stderr
+def test_a_release_that_is_not_live_is_refused(live: Path) -> None:
+    assert (locate_encoder(live, "1") / "encoder.json").exists()
+    with pytest.raises(ReleaseError, match="Release 7 is not live; give --release champion, which is 1"):
+        locate_encoder(live, "7")
