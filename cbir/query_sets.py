@@ -29,7 +29,6 @@ from cbir.features import first_captions, keep_modalities, load_features, replac
 from cbir.golden import GoldenQueries
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_items, read_relative, read_table
-from cbir.similarity import shorten_vectors
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Vectors = Mapping[str, np.ndarray]
@@ -84,14 +83,14 @@ def select_gallery(
     items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
 ) -> Gallery:
     """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
-    chosen = items.take(rows)
+    chosen = items.select(["id", "captions", "labels"]).take(rows)
     ids = chosen["id"].to_pylist()
     return Gallery(
         ids=ids,
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
-        images=chosen["image"].to_pylist(),
+        images=[items["image"][int(row)].as_py() for row in rows],
         features=select_rows(features, rows),
         pairs=read_relative(ingested, ids),
     )
@@ -133,14 +132,13 @@ def measure_system(
     )
 
 
-def measure_golden(queries: GoldenQueries, encoder: Encoder, item_ND: np.ndarray, *, ks: Sequence[int]) -> Answers:
+def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int]) -> Answers:
     """Figures of the user's own queries over every item; each query is a cluster of its own."""
-    asked_QD = shorten_vectors(encoder.encode(queries.images, queries.texts), item_ND.shape[1], encoder.similarity)
     measured = measure_queries(
-        score_vectors(asked_QD, item_ND, encoder.similarity),
+        score,
         lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
         queries=len(queries.ids),
-        items=len(item_ND),
+        items=queries.grade_QN.shape[1],
         ks=ks,
     )
     return Answers(

@@ -20,6 +20,7 @@ THIRDS = ("smallest third", "middle third", "largest third")
 MOST_VALUES = 12  # of a column of numbers; one that has more is cut into thirds
 MOST_NAMED = 50  # slices with too few queries that are named; more are counted
 ABSENT = "none"
+ALIKE = "all alike"
 Slices = dict[str, Any]
 
 
@@ -39,16 +40,19 @@ def slice_items(items: pa.Table, name: str) -> list[list[str]]:
         case "size":
             sides = zip(items["width"].to_pylist(), items["height"].to_pylist(), strict=True)
             return [[value] for value in _cut_in_thirds([float(width * height) for width, height in sides])]
-    return _slice_by_attribute([json.loads(text) for text in items["attributes"].to_pylist()], name)
+    rows = [json.loads(text) for text in items["attributes"].to_pylist()]
+    return _slice_by_attribute(rows, name, known=list_names(items))
 
 
-def _slice_by_attribute(rows: Sequence[dict[str, Any]], name: str) -> list[list[str]]:
-    known = sorted({key for row in rows for key in row})
-    if name not in known:
-        raise ParamsError(
-            f"evaluate.slices names {name!r}, which no item has; use label, has_caption, size"
-            f"{''.join(f', {key}' for key in known)}."
-        )
+def list_names(items: pa.Table) -> list[str]:
+    """What ``items`` can be sliced by."""
+    attributes = {key for text in items["attributes"].to_pylist() for key in json.loads(text)}
+    return ["label", "has_caption", "size", *sorted(attributes)]
+
+
+def _slice_by_attribute(rows: Sequence[dict[str, Any]], name: str, *, known: Sequence[str]) -> list[list[str]]:
+    if not any(name in row for row in rows):
+        raise ParamsError(f"evaluate.slices names {name!r}, which no item has; use {', '.join(known)}.")
     values = [row.get(name) for row in rows]
     there = [value for value in values if value is not None]
     if all(type(value) in (int, float) for value in there) and len(set(there)) > MOST_VALUES:
@@ -65,6 +69,8 @@ def _as_values(value: Any) -> list[str]:
 
 def _cut_in_thirds(values: Sequence[float]) -> list[str]:
     """The third of each value; equal values are in one, so that the thirds may be of unequal size."""
+    if len(set(values)) == 1:
+        return [ALIKE] * len(values)
     bounds = np.quantile(values, (1 / 3, 2 / 3)) if values else np.zeros(2)
     return [THIRDS[n] for n in np.searchsorted(bounds, values, side="left")]
 

@@ -14,9 +14,9 @@ LAYERS = {
     1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"augment", "two_towers", "finetune"}
-    | {"baselines", "expectations", "golden", "query_sets", "answers", "slices", "classical", "rivals"},
+    | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
-    4: {"search", "report", "evaluation_page"},
+    4: {"outside", "search", "report", "evaluation_page"},
     5: {"cli", "demo"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -87,7 +87,7 @@ def test_any_encoder_is_measured_on_given_items_as_the_evaluation_measures_its_o
     gallery = load_gallery(released / "data/ingested", released / "data/split", towers_folder=released / "data/encoder")
     metrics = json.loads((released / "metrics.json").read_text())
     measured = list(measure_encoder(encoder, gallery, ks=(1, 10)))
-    assert {one.query_set for one in measured} == {"text_to_image", "image_to_text", "label", "duplicate"}
+    assert {one.query_set for one in measured} == set(metrics) - {"counts"} >= {"text_to_image", "label"}
     for one in measured:
         expected = metrics[one.query_set][one.system]
         assert len(one.ids) == len(one.cluster_Q) == expected["queries"]

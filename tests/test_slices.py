@@ -51,7 +51,7 @@ def test_sizes_are_cut_into_thirds_by_area_and_equal_sizes_stay_together() -> No
     items = build_items(width=[10, 1, 100, 2, 50, 3], height=[10, 1, 100, 2, 50, 3])
     small, middle, large = THIRDS
     assert slice_items(items, "size") == [[middle], [small], [large], [small], [large], [middle]]
-    assert slice_items(build_items(width=[7, 7]), "size") == [[small], [small]]
+    assert slice_items(build_items(width=[7, 7]), "size") == [["all alike"], ["all alike"]]
 
 
 def test_attributes_slice_by_value_and_numbers_of_many_values_by_thirds() -> None:

@@ -58,3 +58,8 @@ def test_the_worse_of_two_systems_has_a_difference_below_zero() -> None:
     ours_Q, theirs_Q = np.zeros(50), np.ones(50)
     found = compare_systems(ours_Q, theirs_Q, np.arange(50), rng=np.random.default_rng(0))
     assert (found.difference, found.low, found.high) == (-1.0, -1.0, -1.0)
+
+
+def test_a_single_cluster_compares_nothing() -> None:
+    found = compare_systems(np.array([0.5, 1.0]), np.zeros(2), np.array([3, 3]), rng=np.random.default_rng(0))
+    assert (found.difference, found.low, found.high, found.p_value) == (0.75, 0.75, 0.75, 1.0)
