@@ -41,12 +41,16 @@ class ValidateParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SplitParams:
-    """Fractions of the items; what is left is for training. ``phash_distance``: bits, 0 to 64."""
+    """Fractions of the items; what is left is for training. ``phash_distance``: bits, 0 to 64.
+
+    ``keep``: whether items stay where the split of an earlier run has them; without, the next split is drawn anew.
+    """
 
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     phash_distance: int = Field(4, ge=0, le=64)
     seed: int = 0
+    keep: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
