@@ -30,6 +30,20 @@ def sort_relevance(score_QN: np.ndarray, relevant_QN: np.ndarray) -> np.ndarray:
     return np.take_along_axis(relevant_QN, order_QN, axis=1)
 
 
+def measure_run(score_QN: np.ndarray, grade_QN: np.ndarray, *, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Every figure of every query that has something relevant, by its name; ``grade_QN`` may be bool."""
+    graded_QN = sort_relevance(score_QN, grade_QN)
+    ranked_QN = graded_QN > 0
+    total_Q = ranked_QN.sum(axis=1)
+    figures = {"map": average_precision(ranked_QN, total_Q=total_Q), "mrr": reciprocal_rank(ranked_QN)}
+    for k in ks:
+        figures[f"hit@{k}"] = hit_at_k(ranked_QN, k=k)
+        figures[f"recall@{k}"] = recall_at_k(ranked_QN, k=k, total_Q=total_Q)
+        figures[f"precision@{k}"] = precision_at_k(ranked_QN, k=k)
+        figures[f"ndcg@{k}"] = ndcg_at_k(graded_QN, k=k)
+    return figures
+
+
 def hit_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:
     """Per query, 1.0 where anything relevant is among the first ``k``."""
     return np.asarray(ranked_QN[:, :k].any(axis=1).astype(np.float64))

@@ -13,7 +13,7 @@ LAYERS = {
     0: {"errors", "records", "params"},
     1: {"images", "texts", "metrics", "losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
-    | {"baselines", "expectations", "golden"},
+    | {"baselines", "expectations", "golden", "query_sets"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
     4: {"search", "report", "evaluation_page"},
     5: {"cli", "demo"},

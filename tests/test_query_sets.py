@@ -1,0 +1,78 @@
+"""What the items of a gallery ask of one another, and that an encoder answers it as the evaluation says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbir.encoder import Encoder, Features
+from cbir.query_sets import Gallery, list_query_sets, load_gallery, measure_encoder, score_run
+from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
+
+ROWS = 4
+
+
+@pytest.fixture
+def gallery() -> Gallery:
+    """Two red things and a blue one, and one without label or words; the blue one is what row 0 becomes."""
+    return Gallery(
+        ids=["a", "b", "c", "d"],
+        cluster_N=np.array([0, 0, 1, 2]),
+        labels=[["red"], ["red", "round"], ["blue"], []],
+        captions=["red", "red ball", "blue", None],
+        features=Features(
+            image_BS=np.zeros((ROWS, IMAGE_SUMMARY), np.float32),
+            text_BR=np.zeros((ROWS, TEXT_SUMMARY), np.float32),
+            captions_BR=np.zeros((ROWS, TEXT_SUMMARY), np.float32),
+            grid_BGV=np.zeros((ROWS, GRID_CELLS, VISUAL_WIDTH), np.float32),
+            tokens_BTW=np.zeros((ROWS, 1, TEXT_WIDTH), np.float32),
+            token_mask_BT=np.ones((ROWS, 1), bool),
+            has_image_B=np.ones(ROWS, bool),
+            has_text_B=np.array([True, True, True, False]),
+        ),
+        pairs=[(0, "but blue", 2)],
+    )
+
+
+def test_only_items_that_have_something_relevant_ask(gallery: Gallery) -> None:
+    asking = {one.name: one.asking_Q.tolist() for one in list_query_sets(gallery)}
+    assert asking == {
+        "text_to_image": [0, 1, 2],
+        "image_to_text": [0, 1, 2],
+        "label": [0, 1],
+        "relative": [0],
+        "relative_indexed": [0],
+    }
+
+
+def test_an_item_is_not_among_the_answers_to_its_own_label_or_change(gallery: Gallery) -> None:
+    for one in list_query_sets(gallery):
+        run = np.ones((len(one.asking_Q), 1), np.float32), np.ones((ROWS, 1), np.float32)
+        left_out = np.isneginf(score_run(one, run))
+        own = np.arange(ROWS) == one.asking_Q[:, None]
+        expected = own if one.name in ("label", "relative", "relative_indexed") else np.zeros_like(own)
+        assert left_out.tolist() == expected.tolist()
+
+
+def test_what_is_relevant_is_the_same_label_or_the_target(gallery: Gallery) -> None:
+    relevant = {one.name: one.relevant_QN.astype(int).tolist() for one in list_query_sets(gallery)}
+    assert relevant["label"] == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    assert relevant["relative"] == [[0, 0, 1, 0]]
+    assert relevant["text_to_image"] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.slow
+def test_any_encoder_is_measured_on_given_items_as_the_evaluation_measures_its_own(released: Path) -> None:
+    encoder = Encoder.load(released / "data/encoder")
+    gallery = load_gallery(released / "data/ingested", released / "data/split", towers_folder=released / "data/encoder")
+    metrics = json.loads((released / "metrics.json").read_text())
+    measured = list(measure_encoder(encoder, gallery, ks=(1, 10)))
+    assert {one.query_set for one in measured} == {"text_to_image", "image_to_text", "label"}
+    for one in measured:
+        expected = metrics[one.query_set][one.system]
+        assert len(one.ids) == len(one.cluster_Q) == expected["queries"]
+        for name in ("map", "hit@1", "hit@10"):
+            assert one.figures[name].mean() == pytest.approx(expected[name], abs=1e-9)
