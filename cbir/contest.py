@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cbir.encoder import Encoder, Features
 from cbir.features import load_features, select_rows
@@ -67,7 +68,7 @@ def find_fresh(items: pa.Table, where_N: np.ndarray, *, learnt: pa.Table, distan
     ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its file's hash or a
     perceptual hash within ``distance`` bits is one of those.
     """
-    used = learnt.filter(pa.compute.not_equal(learnt["split"], HELD_OUT))
+    used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
     ids, hashes = set(used["id"].to_pylist()), set(used["sha256"].to_pylist())
     phash_U = np.array([int(text, 16) for text in used["phash"].to_pylist()], dtype=np.uint64)
     rows = zip(*(items[name].to_pylist() for name in ("id", "sha256", "phash")), strict=True)

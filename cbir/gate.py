@@ -1,7 +1,7 @@
 """Whether a release goes live: a verdict from figures and facts, rule by rule; nothing is measured here.
 
-A rule that cannot be judged is never passed: what is missing fails, what is too little to tell is inconclusive, and only
-a release with no rule of either kind goes live.
+A rule that cannot be judged is never passed: what is missing fails, what is too little to tell is inconclusive, and
+only a release with no rule of either kind goes live.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ def _check_fusion(statistics: Mapping[str, Any], metrics: Mapping[str, float], p
                 sentence=f"{name} is not compared with anything in statistics.json; mend or drop gate.fusion",
             )
         for other, found in above.items():
-            low, high = found["low"], found["high"]
-            bar = params.fusion_margin
+            low, high, bar = found["low"], found["high"], params.fusion_margin
+            queries = metrics.get(f"{name}.queries", 0)
             yield Rule(
                 name=f"fusion.{name}.above.{other}",
                 verdict="pass" if low > bar else "fail" if high <= bar else "inconclusive",
@@ -188,8 +188,8 @@ def _check_fusion(statistics: Mapping[str, Any], metrics: Mapping[str, float], p
                 low=low,
                 high=high,
                 threshold=bar,
-                sentence=f"mAP of {name} less that of {other} is {_show(found['difference'], low, high)}, above {bar:g} "
-                f"on {metrics.get(f'{name}.queries', 0):.0f} queries",
+                sentence=f"mAP of {name} less that of {other} is {_show(found['difference'], low, high)}, "
+                f"above {bar:g} on {queries:.0f} queries",
             )
 
 

@@ -22,7 +22,7 @@ from cbir.records import read_items, read_table
 
 K = 10
 SHARES = {"50": 0.5, "10": 0.1, "1": 0.01}  # of the rows that a filter leaves, by their name in per cent
-ASKED = 100  # queries by words, and as many by an item's own vector
+ASKED = 50  # queries by words, and as many by an item's own vector
 PATIENCE = 600.0  # seconds for a fresh process
 EQUAL = 1e-4  # scores closer than this are the same: a tie may be answered either way
 
@@ -85,9 +85,7 @@ def measure_recall(index: Index, query_QD: np.ndarray, *, ids: np.ndarray, item_
     return float(np.mean([_recall_one(index, q_D, ids[left], item_ND[left], where=where) for q_D in query_QD]))
 
 
-def _recall_one(
-    index: Index, query_D: np.ndarray, ids: np.ndarray, item_ND: np.ndarray, *, where: str | None
-) -> float:
+def _recall_one(index: Index, query_D: np.ndarray, ids: np.ndarray, item_ND: np.ndarray, *, where: str | None) -> float:
     score = dict(zip(ids.tolist(), (item_ND @ query_D).tolist(), strict=True))
     k = min(K, len(score))
     worst = sorted(score.values(), reverse=True)[k - 1]
