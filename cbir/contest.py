@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cbir.encoder import Encoder, Features
 from cbir.features import load_features, select_rows
-from cbir.gate import Pair
+from cbir.gate.evidence import Pair
 from cbir.golden import read_golden
 from cbir.metrics import measure_run
 from cbir.query_sets import Answers, Gallery, measure_encoder, select_gallery

@@ -16,7 +16,7 @@ import numpy as np
 
 from cbir.encoder import Encoder
 from cbir.features import first_captions
-from cbir.gate import IndexFigures
+from cbir.gate.evidence import IndexFigures
 from cbir.index import Index
 from cbir.records import read_items, read_table
 

@@ -18,7 +18,8 @@ from prefect.artifacts import create_markdown_artifact
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_
-from cbir.gate import Contest, Decision, Evidence, IndexFigures, Rule, decide
+from cbir.gate.decision import decide
+from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import format_markdown, list_reasons
 from cbir.index_check import check_index
 from cbir.params import EvaluateParams, GateParams, ReleaseParams, SplitParams, load_section
