@@ -1,6 +1,6 @@
 """How the built index of a release answers, beside exact search over the vectors it was built from.
 
-Shapes: Q queries, N items, D dimensions.
+Shapes: Q queries, N items, L items that a filter leaves, D dimensions.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ def measure_recall(index: Index, query_QD: np.ndarray, *, ids: np.ndarray, item_
     last = np.sort(hashes)[math.ceil(share * len(ids)) - 1]
     left = hashes <= last
     where = f"md5(id) <= '{last}'" if share < 1 else None
-    return float(np.mean([_recall_one(index, q_D, ids[left], item_ND[left], where=where) for q_D in query_QD]))
-
-
-def _recall_one(index: Index, query_D: np.ndarray, ids: np.ndarray, item_ND: np.ndarray, *, where: str | None) -> float:
-    score = dict(zip(ids.tolist(), (item_ND @ query_D).tolist(), strict=True))
-    k = min(K, len(score))
-    worst = sorted(score.values(), reverse=True)[k - 1]
-    found = {hit.id for hit in index.search(query_D, k=k, where=where)}
-    return sum(score.get(id_, -np.inf) >= worst - EQUAL for id_ in found) / k
+    row, item_LD = {id_: n for n, id_ in enumerate(ids[left])}, item_ND[left]
+    k = min(K, len(row))
+    found = []
+    for query_D in query_QD:
+        score_L = item_LD @ query_D
+        worst = np.partition(score_L, -k)[-k] - EQUAL
+        hits = {hit.id for hit in index.search(query_D, k=k, where=where)}
+        found.append(sum(id_ in row and score_L[row[id_]] >= worst for id_ in hits) / k)
+    return float(np.mean(found))
 
 
 def ask_fresh_process(workspace: Path, key: str) -> str:
