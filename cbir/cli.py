@@ -18,11 +18,13 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Im
 data = typer.Typer(no_args_is_help=True, help="Import pictures.")
 app.add_typer(data, name="data")
 
+STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -88,8 +90,37 @@ def query(
 
 @app.command()
 def retrain() -> None:
-    """Version the data, run the stages, register, publish, check, promote."""
-    typer.echo(json.dumps(_run_retrain(find_workspace())))
+    """Version the data, run the stages, register, publish, check, compare, promote.
+
+    Exit status: 0 where search is as it should be, 3 where the gate refused the release, 4 where it could not tell.
+    """
+    summary = _run_retrain(find_workspace())
+    typer.echo(json.dumps(summary))
+    _exit_where_stopped(summary)
+
+
+@app.command()
+def gate(
+    explain: Annotated[bool, typer.Option("--explain", help="Print the rules of the last decision.")] = False,
+    override: Annotated[bool, typer.Option("--override", help="Promote a release that did not pass.")] = False,
+    release: Annotated[str | None, typer.Option(help="Version; by default the challenger, else the champion.")] = None,
+    by: Annotated[str | None, typer.Option(help="Who overrides.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say why a release was promoted or not, or promote one on your own account."""
+    if explain == override:
+        raise typer.BadParameter("give either --explain or --override")
+    if override:
+        from cbir.override import promote_against_gate
+
+        entry = promote_against_gate(find_workspace(), version=release, by=by, reason=reason)
+        typer.echo(json.dumps(entry) if as_json else f"Release {entry['version']} is live, by {entry['by']}.")
+        return
+    from cbir.gate_report import format_decision, read_decision
+
+    document = read_decision(find_workspace(), version=release)
+    typer.echo(json.dumps(document, indent=2) if as_json else format_decision(document))
 
 
 @app.command()
@@ -135,6 +166,7 @@ def demo() -> None:
     report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
     typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
     summary = _run_retrain(workspace)
+    _exit_where_stopped(summary)
     typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
     typer.echo(show_release(workspace))
     typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
@@ -147,6 +179,19 @@ def _run_retrain(workspace: Path) -> dict[str, Any]:
 
     leave_faults_to_caller()
     return flow(str(workspace))
+
+
+def _exit_where_stopped(summary: dict[str, Any]) -> None:
+    """Leave with a status of its own where the gate let nothing go live."""
+    status = STOPPED.get(summary["outcome"])
+    if status is not None:
+        live = f"release {summary['version']} stays live" if summary["version"] else "no release is live"
+        typer.echo(
+            f"{summary['outcome']}: {summary['reasons']}; {live}. See "
+            f"`cbir-ops gate --explain --release {summary['candidate']}`.",
+            err=True,
+        )
+        raise typer.Exit(status)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -17,6 +17,7 @@ from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -42,12 +43,16 @@ class ValidateParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SplitParams:
-    """Fractions of the items; what is left is for training. ``phash_distance``: bits, 0 to 64."""
+    """Fractions of the items; what is left is for training. ``phash_distance``: bits, 0 to 64.
+
+    ``keep``: whether items stay where the split of an earlier run has them; without, the next split is drawn anew.
+    """
 
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     phash_distance: int = Field(4, ge=0, le=64)
     seed: int = 0
+    keep: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -143,10 +148,37 @@ class EvaluateParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ReleaseParams:
-    """``floor``: metric name in ``metrics.json`` (dotted) -> least value for going live."""
+    """``name``: of the model in the registry."""
 
     name: str = "cbir"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class GateParams:
+    """What a release must show before it goes live; see ``docs/gate.md``.
+
+    Metrics are named as in ``metrics.json``, dotted. ``protect``: metric -> by how much it may fall, at most.
+    ``first_floor``: of a release that there is no champion to compare with; none given, a first release fails.
+    ``least_clusters``: of how many clusters of queries a comparison is made at least.
+    """
+
+    require: Literal["superiority", "non_inferiority"] = "superiority"
     floor: dict[str, float] = Field(default_factory=dict)
+    first_floor: dict[str, float] | None = None
+    protect: dict[str, NonNegative] = Field(default_factory=dict)
+    improve: tuple[str, ...] = ()
+    level: float = Field(0.95, ge=0.5, lt=1)
+    least_gain: float = Field(0.01, ge=0)
+    least_clusters: int = Field(30, ge=2)
+    slice_margin: float = Field(0.1, ge=0)
+    fusion: tuple[str, ...] = ()
+    fusion_margin: float = Field(0.0, ge=0)
+    golden_margin: float = Field(0.0, ge=0)
+    recall: float = Field(0.95, ge=0, le=1)
+    filtered_recall: float = Field(0.95, ge=0, le=1)
+    latency_ms: float = Field(1000.0, gt=0)
+    leaks: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

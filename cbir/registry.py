@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from cbir.errors import ReleaseError
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 RELEASE_KEY = "release_key"
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
@@ -124,26 +125,95 @@ class Registry:
             raise ReleaseError(NO_RELEASE)
         return champion
 
-    def promote(self, release: Release, *, reason: str, now: datetime) -> None:
+    def get_version(self, version: str) -> Release:
+        """The release of this number.
+
+        Raises:
+            ReleaseError: there is none.
+        """
+        found = self._client.search_model_versions(f"name = '{self.name}'")
+        release = next((_read_release(one) for one in found if str(one.version) == version), None)
+        if release is None:
+            known = ", ".join(sorted((str(one.version) for one in found), key=int)) or "none"
+            raise ReleaseError(f"There is no release {version} in the registry; there are: {known}.")
+        return release
+
+    def name_challenger(self, release: Release) -> None:
+        """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
+        self._client.set_registered_model_alias(self.name, CHALLENGER, release.version)
+
+    def find_challenger(self) -> Release | None:
+        """The release that is, or was last, before the gate; None where the last one went live."""
+        try:
+            return _read_release(self._client.get_model_version_by_alias(self.name, CHALLENGER))
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
+
+    def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
+        """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
+        for file in files:
+            self._client.log_artifact(self._get_run_id(release), str(file), "evidence")
+        for name, value in tags.items():
+            self._client.set_model_version_tag(self.name, release.version, f"gate.{name}", value)
+
+    def read_gate_tags(self, release: Release) -> dict[str, str]:
+        """The ``gate.`` tags of a release, without their prefix; none where it was not decided on."""
+        tags = self._client.get_model_version(self.name, release.version).tags
+        return {name.removeprefix("gate."): value for name, value in tags.items() if name.startswith("gate.")}
+
+    def fetch_evidence(self, release: Release, name: str) -> Path:
+        """Local path of one file that was registered as evidence.
+
+        Raises:
+            ReleaseError: it cannot be had.
+        """
+        return self._fetch(f"runs:/{self._get_run_id(release)}/evidence/{name}", f"{name} of release {release.version}")
+
+    def promote(self, release: Release, *, reason: str, now: datetime, by: str | None = None) -> None:
         """Make ``release`` the champion by one alias move, the only live pointer, then append to the history.
 
-        Done again after a crash between the two, it adds the entry that is missing and nothing else.
+        Done again after a crash between the two, it adds the entry that is missing and nothing else. ``by``: who, where
+        it is not whoever runs this.
         """
         self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
+        challenger = self.find_challenger()
+        if challenger is not None and challenger.version == release.version:
+            self._client.delete_registered_model_alias(self.name, CHALLENGER)
         history = self.read_history()
         if history and history[-1]["version"] == release.version:
             return
-        entry = {"version": release.version, "at": now.isoformat(), "by": _name_user(), "why": reason}
+        entry = {"version": release.version, "at": now.isoformat(), "by": by or _name_user(), "why": reason}
         self._client.set_registered_model_tag(self.name, f"history.{len(history):06d}", json.dumps(entry))
 
     def read_history(self) -> list[dict[str, str]]:
         """What was promoted, oldest first: version, at, by, why."""
-        tags = self._client.get_registered_model(self.name).tags
+        try:
+            tags = self._client.get_registered_model(self.name).tags
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return []
+            raise
         return [json.loads(tags[name]) for name in sorted(tags) if name.startswith("history.")]
 
     def download_encoder(self, release: Release) -> Path:
-        """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere."""
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=release.encoder_uri, tracking_uri=self._uri))
+        """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere.
+
+        Raises:
+            ReleaseError: it cannot be had.
+        """
+        return self._fetch(release.encoder_uri, f"the encoder of release {release.version}")
+
+    def _fetch(self, uri: str, what: str) -> Path:
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self._uri))
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ReleaseError(f"The registry cannot give {what} ({reason}); restore it, or go on without.") from None
+
+    def _get_run_id(self, release: Release) -> str:
+        return str(self._client.get_model_version(self.name, release.version).run_id)
 
     def _find_or_create_run(self, key: str) -> Run:
         """The run of this release: the one that a register killed halfway left, or a new one."""

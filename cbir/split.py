@@ -18,16 +18,22 @@ from scipy.sparse.csgraph import connected_components
 
 from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams, load_section
-from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, write_json, write_table
+from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, write_json, write_table
+
+KEPT = "split.parquet"
 
 
-def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, int]:
+def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | None = None) -> dict[str, int]:
     """Assign every item to train, validation or test, and return the count of each.
 
     Items that share a group, a file hash or a near-equal perceptual hash are one cluster and stay together.
     Clusters go, largest first, where most of their labels are still missing (after Sechidis et al. 2011, On the
     stratification of multi-label data). A split that came with the data is kept, and its cluster takes it; clusters
     whose given splits differ are counted as ``leaking_clusters``.
+
+    ``kept`` is a folder with an earlier split, or without one. Items stay where it has them, so that what was trained
+    on is never tested on later; new clusters fill up what is missing. A new picture that joins kept clusters of
+    several splits takes all of them where most was learnt from: training, then validation.
 
     Raises:
         SplitError: there are too few clusters for a test set.
@@ -42,6 +48,8 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams) -> dict[str, 
         raise SplitError(f"The data names the splits {sorted(unknown)}; use {', '.join(SPLITS)}.")
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
     fixed, leaking = _fix_clusters(cluster_N, given)
+    if kept is not None and params.keep:
+        fixed = _keep_clusters(cluster_N, items["id"], kept=kept) | fixed
     where_N = assign_clusters(cluster_N, items["labels"], params=params, fixed=fixed)
     where_N = np.array([name or where for name, where in zip(given, where_N, strict=True)])
     counts = {name: int((where_N == name).sum()) for name in SPLITS}
@@ -110,6 +118,20 @@ def _fix_clusters(cluster_N: np.ndarray, given: list[str | None]) -> tuple[dict[
     return fixed, sum(len(count) > 1 for count in votes.values())
 
 
+def _keep_clusters(cluster_N: np.ndarray, ids: list[str], *, kept: Path) -> dict[int, str]:
+    """Split of each cluster with an item in the earlier split: of several, the one nearest to training."""
+    path = kept / KEPT
+    if not path.exists():
+        return {}
+    rows = read_table(path, made_by="split")
+    before = dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True))
+    found: dict[int, str] = {}
+    for cluster, id_ in zip(cluster_N.tolist(), ids, strict=True):
+        if id_ in before:
+            found[cluster] = min(found.get(cluster, before[id_]), before[id_], key=SPLITS.index)
+    return found
+
+
 def assign_clusters(
     cluster_N: np.ndarray, labels: list[list[str]], *, params: SplitParams, fixed: dict[int, str] | None = None
 ) -> np.ndarray:
@@ -142,10 +164,10 @@ def assign_clusters(
 
 
 def main() -> None:
-    """Run the stage: ``python -m cbir.split INGESTED OUT``."""
-    ingested, out = map(Path, sys.argv[1:3])
+    """Run the stage: ``python -m cbir.split INGESTED KEPT OUT``."""
+    ingested, kept, out = map(Path, sys.argv[1:4])
     try:
-        counts = split_items(ingested, out, params=load_section(Path("params.yaml"), "split", SplitParams))
+        counts = split_items(ingested, out, params=load_section(Path("params.yaml"), "split", SplitParams), kept=kept)
     except CbirError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,65 +1,78 @@
-"""The flow that retrains: version the data, run the stages, register, publish, check, promote."""
+"""The flow that retrains: version the data, run the stages, register, publish, check, compare, decide, promote."""
 
 from __future__ import annotations
 
-import json
+import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 
-from cbir.errors import IndexError_, ReleaseError, WorkspaceError
+from cbir.contest import record_split
+from cbir.errors import ReleaseError, WorkspaceError
+from cbir.gate_report import OUTCOMES
 from cbir.index import holds_release, publish_table
-from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry, Release, flatten_metrics, make_key
-from cbir.search import Searcher, locate_index
+from cbir.registry import Registry, Release, make_key
+from cbir.search import locate_index
+from cbir.split import KEPT
 from flows.faults import hide_tracebacks, may_pass
+from flows.gate import (
+    EMBEDDED,
+    SPLIT_EVIDENCE,
+    check_release,
+    compare_champion,
+    decide_release,
+    find_release,
+    make_gate_key,
+    open_registry,
+    read_json,
+)
 from flows.stages import STAGES, find_changes, has_remote, read_data_revision, read_rows_revision, run_dvc
-
-EMBEDDED = Path("data/embedded/embedded.json")
-
-
-def list_low(metrics: dict[str, Any], floor: dict[str, float]) -> list[str]:
-    """Which metrics are below their floor or missing, in words."""
-    flat = flatten_metrics(metrics)
-    return [
-        f"{name} is {flat[name]:.3f}, below {least:.3f}" if name in flat else f"{name} is not in metrics.json"
-        for name, least in floor.items()
-        if flat.get(name, float("-inf")) < least
-    ]
-
-
-def check_floor(metrics: dict[str, Any], floor: dict[str, float]) -> None:
-    """Refuse a release below the absolute floor; a missing metric fails.
-
-    Raises:
-        ReleaseError: a metric is below its floor or missing.
-    """
-    low = list_low(metrics, floor)
-    if low:
-        raise ReleaseError(f"Not promoted: {'; '.join(low)}. Search is as it was; see release.floor in params.yaml.")
 
 
 def find_current(root: Path) -> Release | None:
-    """The live release, if it is whole and of exactly the data, stages and floor that are in ``root``.
+    """The live release, if it is whole and of exactly the data and stages that are in ``root``.
 
     Anything that a run killed halfway leaves to do makes it None: a release not registered or not promoted, a history
     without its last entry, a table that is not there.
     """
-    params = load_section(root / "params.yaml", "release", ReleaseParams)
-    registry = Registry(root, name=params.name)
+    registry = open_registry(root)
     champion = registry.find_champion()
-    facts = _read_json(root / EMBEDDED)
-    if champion is None or champion.key != make_key(
-        facts["fingerprint"], read_data_revision(root), read_rows_revision(root)
-    ):
-        return None
-    if list_low(_read_json(root / "metrics.json"), params.floor):
+    if champion is None or champion.key != read_key(root):
         return None
     recorded = [entry["version"] for entry in registry.read_history()][-1:] == [champion.version]
     whole = recorded and holds_release(uri=locate_index(root), table=champion.table, embedded=root / "data/embedded")
     return champion if whole else None
+
+
+def find_standing(root: Path) -> dict[str, str] | None:
+    """The outcome that stands for what is in ``root``: refused or inconclusive against this champion, or rolled back.
+
+    A decision that hangs on how this machine answered is not one that stands.
+    """
+    registry = open_registry(root)
+    champion, release = registry.find_champion(), registry.find(read_key(root))
+    if release is None or (champion is not None and champion.version == release.version):
+        return None
+    if champion is not None and was_left(registry, release):
+        return {"outcome": "kept", "candidate": release.version}
+    tags = registry.read_gate_tags(release)
+    if tags.get("verdict", "pass") == "pass" or tags["again"] == "True" or tags["key"] != make_gate_key(root, champion):
+        return None
+    return {"outcome": OUTCOMES[tags["verdict"]], "candidate": release.version, "reasons": tags["reasons"]}
+
+
+def was_left(registry: Registry, release: Release) -> bool:
+    """Whether a release that is not live was, once: a person decided so, and no run promotes it again."""
+    return release.version in {entry["version"] for entry in registry.read_history()}
+
+
+def read_key(root: Path) -> str:
+    """Key of the release that the stages' outputs in ``root`` are."""
+    fingerprint = read_json(root / EMBEDDED)["fingerprint"]
+    return make_key(fingerprint, read_data_revision(root), read_rows_revision(root))
 
 
 @task(name="look for changes", task_run_name="look for changes")
@@ -87,6 +100,20 @@ def run_stage(workspace: str, stage: str) -> None:
     run_dvc(Path(workspace), "repro", "--single-item", stage, say=get_run_logger().info)
 
 
+@task(name="keep the split", task_run_name="keep the split")
+def keep_split(workspace: str) -> bool:
+    """Make the split an input of the next one; False where it is that already."""
+    root = Path(workspace)
+    new, kept = root / "data/split" / KEPT, root / "data/kept" / KEPT
+    if kept.exists() and kept.read_bytes() == new.read_bytes():
+        return False
+    beside = kept.with_name(f".{KEPT}.partial")
+    shutil.copyfile(new, beside)
+    beside.replace(kept)
+    run_dvc(root, "add", f"data/kept/{KEPT}")
+    return True
+
+
 @task(name="push to the remote", retries=2, retry_delay_seconds=[2, 10])
 def push_outputs(workspace: str) -> bool:
     """``dvc push`` the data and every stage's output that the remote lacks; False where none is configured."""
@@ -102,34 +129,46 @@ def compare_live(workspace: str) -> dict[str, Any] | None:
     """What the flow returns where there is nothing left to do, else None."""
     root = Path(workspace)
     current = find_current(root)
-    if current is None:
-        return None
-    rows = _read_json(root / EMBEDDED)["rows"]
-    return {"outcome": "unchanged", "version": current.version, "rows": rows, "key": current.key}
+    if current is not None:
+        return _summarise(root, {"outcome": "unchanged"})
+    standing = find_standing(root)
+    return None if standing is None else _summarise(root, standing)
+
+
+def _summarise(root: Path, outcome: dict[str, str]) -> dict[str, Any]:
+    """An outcome, with the version that is live, and the rows and the key of what the stages made."""
+    champion = open_registry(root).find_champion()
+    rows = read_json(root / EMBEDDED)["rows"]
+    return {**outcome, "version": champion.version if champion else None, "rows": rows, "key": read_key(root)}
 
 
 @task(name="register the release", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
 def register_release(workspace: str) -> str:
-    """Log the evidence and register the encoder; return the release key."""
+    """Log the evidence, register the encoder and name it challenger; return the release key."""
     root = Path(workspace)
-    params = load_section(root / "params.yaml", "release", ReleaseParams)
-    metrics = _read_json(root / "metrics.json")
-    check_floor(metrics, params.floor)
-    release = Registry(root, name=params.name).register(
-        encoder=root / "data/encoder",
-        fingerprint=_read_json(root / EMBEDDED)["fingerprint"],
-        data_revision=read_data_revision(root),
-        rows_revision=read_rows_revision(root),
-        metrics=metrics,
-        files=[
-            root / "metrics.json",
-            root / "data/evaluated/statistics.json",
-            root / "data/validated/validation.json",
-            root / "params.yaml",
-            root / "dvc.lock",
-        ],
-        now=datetime.now(UTC),
-    )
+    registry = open_registry(root)
+    with tempfile.TemporaryDirectory() as folder:
+        split = Path(folder) / SPLIT_EVIDENCE
+        record_split(root / "data/ingested", root / "data/split", split)
+        release = registry.register(
+            encoder=root / "data/encoder",
+            fingerprint=read_json(root / EMBEDDED)["fingerprint"],
+            data_revision=read_data_revision(root),
+            rows_revision=read_rows_revision(root),
+            metrics=read_json(root / "metrics.json"),
+            files=[
+                root / "metrics.json",
+                root / "data/evaluated/statistics.json",
+                root / "data/validated/validation.json",
+                root / "params.yaml",
+                root / "dvc.lock",
+                split,
+            ],
+            now=datetime.now(UTC),
+        )
+    champion = registry.find_champion()
+    if champion is None or champion.version != release.version:
+        registry.name_challenger(release)
     return release.key
 
 
@@ -137,53 +176,47 @@ def register_release(workspace: str) -> str:
 def publish_index(workspace: str, key: str) -> int:
     """Write the release's table beside the live one."""
     root = Path(workspace)
-    _, release = _find_release(root, key)
+    _, release = find_release(root, key)
     return publish_table(
         uri=locate_index(root), table=release.table, ingested=root / "data/ingested", embedded=root / "data/embedded"
     )
 
 
-@task(name="check the release as users will hit it")
-def check_release(workspace: str, key: str) -> None:
-    """Open the release, compare the table's rows with the vectors embedded, and ask one query."""
+@task(name="sum up", task_run_name="sum up")
+def summarise_run(workspace: str, outcome: str) -> dict[str, Any]:
+    """What the flow returns."""
     root = Path(workspace)
-    registry, release = _find_release(root, key)
-    searcher = Searcher.open_release(root, registry=registry, release=release)
-    embedded = _read_json(root / EMBEDDED)["rows"]
-    answered = len(searcher.query(text="a test query", image=None, k=10))
-    if searcher.rows != embedded or answered != min(10, embedded):
-        raise IndexError_(f"Table {release.table} does not answer as it should; run `cbir-ops retrain` again.")
+    if outcome in ("promoted", "kept"):
+        return _summarise(root, {"outcome": outcome})
+    _, release = find_release(root, read_key(root))
+    reasons = open_registry(root).read_gate_tags(release)["reasons"]
+    return _summarise(root, {"outcome": outcome, "candidate": release.version, "reasons": reasons})
 
 
-@task(name="promote", retries=2, retry_delay_seconds=[2, 10])
-def promote(workspace: str, key: str) -> dict[str, str]:
-    """Move the alias ``champion``; return the version that is live, and how it came.
+@task(name="promote", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
+def promote(workspace: str, key: str) -> str:
+    """Move the alias ``champion`` to a release that passed the gate, and return the outcome.
 
     A release that was live once and was rolled back from is not promoted again: a person decided so.
+
+    Raises:
+        ReleaseError: the gate did not pass it, or did so against another champion.
     """
     root = Path(workspace)
-    registry, release = _find_release(root, key)
+    registry, release = find_release(root, key)
     champion = registry.find_champion()
-    if champion is not None:
-        promoted = {entry["version"] for entry in registry.read_history()}
-        if champion.version != release.version and release.version in promoted:
-            get_run_logger().warning(
-                "release %s was rolled back from; %s stays live", release.version, champion.version
-            )
-            return {"outcome": "kept", "version": champion.version}
-    registry.promote(release, reason="passed the floor and the checks", now=datetime.now(UTC))
-    return {"outcome": "promoted", "version": release.version}
-
-
-def _find_release(root: Path, key: str) -> tuple[Registry, Release]:
-    registry = Registry(root, name=load_section(root / "params.yaml", "release", ReleaseParams).name)
-    release = registry.find(key)
-    assert release is not None, "registered one task ago"
-    return registry, release
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    live = champion is not None and champion.version == release.version
+    if champion is not None and not live and was_left(registry, release):
+        get_run_logger().warning("release %s was rolled back from; %s stays live", release.version, champion.version)
+        return "kept"
+    tags = registry.read_gate_tags(release)
+    decided = tags.get("verdict"), tags.get("champion")
+    if not live and decided != ("pass", champion.version if champion else "none"):
+        raise ReleaseError(
+            f"Release {release.version} has not passed the gate against what is live now; run `cbir-ops retrain` again."
+        )
+    registry.promote(release, reason="passed the gate", now=datetime.now(UTC))
+    return "promoted"
 
 
 @flow(name="retrain", log_prints=True)
@@ -191,8 +224,9 @@ def retrain(workspace: str) -> dict[str, Any]:
     """From raw files to a live release; run again after any failure, it finishes the job and duplicates nothing.
 
     Returns:
-        The version that is live, and ``outcome``: "unchanged", there was nothing to do; "promoted", it is the release
-        of these data and parameters; "kept", that release was rolled back from before and an older one stays.
+        ``version``, that is live, and ``outcome``: "unchanged", there was nothing to do; "promoted", it is the release
+        of these data and parameters; "kept", that release was rolled back from before and an older one stays;
+        "refused" or "inconclusive", the gate did not let it pass, for ``reasons``, and an older one stays.
     """
     hide_tracebacks()
     logger = get_run_logger()
@@ -202,14 +236,19 @@ def retrain(workspace: str) -> dict[str, Any]:
         version_data(workspace)
         for stage in STAGES:
             run_stage(workspace, stage)
+            if stage == "split" and keep_split(workspace):
+                run_stage(workspace, stage)  # with itself as an input now; it comes out as it was
     push_outputs(workspace)
-    current = None if changes else compare_live(workspace)
-    if current is not None:
-        logger.info("nothing to do: release %s is live and is of these data and parameters", current["version"])
-        return current
+    done = compare_live(workspace)
+    if done is not None:
+        logger.info("nothing to do: %s; release %s is live", done["outcome"], done["version"])
+        return done
     key = register_release(workspace)
-    rows = publish_index(workspace, key)
+    publish_index(workspace, key)
     check_release(workspace, key)
-    live = promote(workspace, key)
-    logger.info("release %s is live", live["version"])
-    return {**live, "rows": rows, "key": key}
+    compare_champion(workspace, key)
+    verdict = decide_release(workspace, key)
+    outcome = promote(workspace, key) if verdict == "pass" else OUTCOMES[verdict]
+    summary = summarise_run(workspace, outcome)
+    logger.info("%s: release %s is live", outcome, summary["version"])
+    return summary

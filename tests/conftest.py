@@ -22,6 +22,16 @@ from cbir.towers.shape import COLOURS as COLOUR_BINS
 from cbir.towers.shape import TextShape, TowerShapes, VisualShape
 
 ROOT = Path(__file__).parent.parent
+OPEN_GATE = {  # a catalogue of 48 squares can neither fill a test set nor show that fusion helps
+    "require": "non_inferiority",
+    "floor": {"label.fused_both.map": 0.0},
+    "first_floor": {},
+    "protect": {"label.fused_both.map": 1.0},
+    "least_clusters": 2,
+    "slice_margin": 1.0,
+    "fusion": [],
+    "leaks": 48,
+}
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220), "yellow": (240, 210, 40)}
 
 
@@ -70,10 +80,13 @@ def make_workspace(folder: Path) -> Path:
     for name in ("cbir", "flows", "expectations", "golden"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "data" / "kept").mkdir(parents=True)
+    for name in ("data/.gitignore", "data/kept/.gitignore"):
+        shutil.copy(ROOT / name, folder / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["train"] |= {"epochs": 2, "batch_size": 16}
     params["split"] |= {"phash_distance": 0}
-    params["release"]["floor"] = {"label.fused_both.map": 0.0}
+    params["gate"] |= OPEN_GATE
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)

@@ -16,7 +16,8 @@ LAYERS = {
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
-    4: {"outside", "search", "report", "evaluation_page"},
+    4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
+    | {"gate_report", "override"},
     5: {"cli", "demo"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -20,6 +20,7 @@ MOMENTS = (
     "Task run 'register the release",
     "Task run 'publish the index table",
     "Task run 'check the release",
+    "Task run 'decide",
 )
 
 

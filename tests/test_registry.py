@@ -67,9 +67,44 @@ def test_a_release_that_was_rolled_back_from_is_not_promoted_again(
     old, new = (register(registry, tmp_path, rows=rows) for rows in "ab")
     for release in (old, new, old):
         registry.promote(release, reason="by hand", now=NOW)
-    assert promote.fn(str(tmp_path), new.key) == {"outcome": "kept", "version": old.version}
+    assert promote.fn(str(tmp_path), new.key) == "kept"
     assert registry.get_champion() == old
     assert said == ["release 2 was rolled back from; 1 stays live"]
+
+
+def test_only_a_release_that_passed_the_gate_against_what_is_live_is_promoted(
+    registry: Registry, tmp_path: Path
+) -> None:
+    live, new, newer = (register(registry, tmp_path, rows=rows) for rows in "abc")
+    registry.promote(live, reason="by hand", now=NOW)
+    registry.record_gate(newer, [], tags={"verdict": "fail", "champion": "1"})
+    for release in (new, newer):
+        with pytest.raises(ReleaseError, match="has not passed the gate against what is live"):
+            promote.fn(str(tmp_path), release.key)
+    registry.record_gate(new, [], tags={"verdict": "pass", "champion": "7"})
+    with pytest.raises(ReleaseError, match="run `cbir-ops retrain` again"):
+        promote.fn(str(tmp_path), new.key)
+    assert registry.get_champion() == live
+    registry.record_gate(new, [], tags={"verdict": "pass", "champion": "1"})
+    assert promote.fn(str(tmp_path), new.key) == "promoted"
+    assert registry.get_champion() == new
+
+
+def test_a_challenger_is_one_until_it_goes_live(registry: Registry, tmp_path: Path) -> None:
+    old, new = (register(registry, tmp_path, rows=rows) for rows in "ab")
+    registry.promote(old, reason="by hand", now=NOW)
+    assert registry.find_challenger() is None
+    registry.name_challenger(new)
+    assert registry.find_challenger() == new
+    registry.promote(new, reason="better", now=NOW)
+    assert (registry.find_challenger(), registry.get_champion()) == (None, new)
+
+
+def test_a_release_that_is_not_there_is_told_from_those_that_are(registry: Registry, tmp_path: Path) -> None:
+    first = register(registry, tmp_path, rows="a")
+    assert registry.get_version("1") == first
+    with pytest.raises(ReleaseError, match="no release 9 in the registry; there are: 1"):
+        registry.get_version("9")
 
 
 def test_a_register_killed_before_its_version_leaves_no_second_run(

@@ -123,3 +123,65 @@ def test_a_split_that_cannot_be_names_the_remedy(
 def test_near_duplicates_between_test_and_training_are_counted() -> None:
     test, train = (np.array(hashes, dtype=np.uint64) for hashes in ([0b0, 0b1111_0000, 2**63], [0b11, 2**40]))
     assert count_near(test, train, distance=2) == 2
+
+
+def read_split(folder: Path) -> dict[str, str]:
+    rows = read_table(folder / "split.parquet", made_by="split")
+    return dict(zip(rows["id"].to_pylist(), rows["split"].to_pylist(), strict=True))
+
+
+def test_without_an_earlier_split_it_is_drawn_as_ever(tmp_path: Path) -> None:
+    write_items(tmp_path / "in", [(f"g{n % 90}", None) for n in range(120)])
+    (tmp_path / "kept").mkdir()
+    split_items(tmp_path / "in", tmp_path / "one", params=SplitParams(phash_distance=0))
+    split_items(tmp_path / "in", tmp_path / "two", params=SplitParams(phash_distance=0), kept=tmp_path / "kept")
+    assert (tmp_path / "one/split.parquet").read_bytes() == (tmp_path / "two/split.parquet").read_bytes()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=40, max_size=60), st.lists(st.integers(41, 80), max_size=60), st.integers()
+)
+def test_items_stay_where_they_were_as_the_catalogue_grows_and_splitting_again_changes_no_byte(
+    tmp_path_factory: pytest.TempPathFactory, old: list[int], new: list[int], seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("grow")
+    params = SplitParams(phash_distance=0, seed=abs(seed))
+    write_items(folder / "first", [(f"g{n}", None) for n in [*old, 81, 82, 83]])
+    write_items(folder / "grown", [(f"g{n}", None) for n in [*old, 81, 82, 83, *new]])
+    split_items(folder / "first", folder / "a", params=params)
+    split_items(folder / "grown", folder / "b", params=params, kept=folder / "a")
+    split_items(folder / "grown", folder / "c", params=params, kept=folder / "b")
+    first, grown = read_split(folder / "a"), read_split(folder / "b")
+    assert {id_: grown[id_] for id_ in first} == first
+    assert (folder / "b/split.parquet").read_bytes() == (folder / "c/split.parquet").read_bytes()
+
+
+def test_a_grown_catalogue_fills_up_the_test_set_with_new_items(tmp_path: Path) -> None:
+    write_items(tmp_path / "first", [(f"g{n}", None) for n in range(100)])
+    write_items(tmp_path / "grown", [(f"g{n}", None) for n in range(200)])
+    split_items(tmp_path / "first", tmp_path / "a", params=SplitParams(phash_distance=0))
+    counts = split_items(tmp_path / "grown", tmp_path / "b", params=SplitParams(phash_distance=0), kept=tmp_path / "a")
+    assert counts == {"train": 140, "validation": 20, "test": 40}
+
+
+def test_a_picture_that_joins_training_and_test_takes_both_to_training(tmp_path: Path) -> None:
+    write_items(tmp_path / "first", [(f"g{n}", None) for n in range(60)])
+    split_items(tmp_path / "first", tmp_path / "a", params=SplitParams(phash_distance=0))
+    before = read_split(tmp_path / "a")
+    train, test = (next(int(id_) for id_, name in before.items() if name == split) for split in ("train", "test"))
+    groups = [f"g{train if n == test else n}" for n in range(60)]
+    write_items(tmp_path / "joined", [(group, None) for group in groups])
+    split_items(tmp_path / "joined", tmp_path / "b", params=SplitParams(phash_distance=0), kept=tmp_path / "a")
+    after = read_split(tmp_path / "b")
+    assert (after[str(train)], after[str(test)]) == ("train", "train")
+    assert {id_ for id_ in before if before[id_] != after[id_]} == {str(test)}
+
+
+def test_a_split_is_drawn_anew_where_it_is_not_to_be_kept(tmp_path: Path) -> None:
+    write_items(tmp_path / "in", [(f"g{n}", None) for n in range(100)])
+    split_items(tmp_path / "in", tmp_path / "a", params=SplitParams(phash_distance=0))
+    for keep in (True, False):
+        params = SplitParams(phash_distance=0, seed=1, keep=keep)
+        split_items(tmp_path / "in", tmp_path / "b", params=params, kept=tmp_path / "a")
+        assert (read_split(tmp_path / "b") == read_split(tmp_path / "a")) == keep

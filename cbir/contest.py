@@ -1,0 +1,187 @@
+"""How the champion and a challenger answer the same queries, over items that neither has learnt from.
+
+Shapes: Q queries, N items, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cbir.answers import Answers
+from cbir.encoder import Encoder, Features
+from cbir.features import load_features, select_rows
+from cbir.gate.evidence import Pair
+from cbir.golden import read_golden
+from cbir.query_sets import Gallery, measure_encoder, measure_golden, select_gallery
+from cbir.ranks import score_vectors
+from cbir.records import read_items, read_table, write_table
+
+BATCH = 256
+HELD_OUT = "test"
+SCORES_SCHEMA = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("query", pa.string()),
+        ("cluster", pa.string()),
+        ("champion", pa.float64()),
+        ("challenger", pa.float64()),
+        ("parts", pa.list_(pa.string())),  # names of the slices that the query is in
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A release's encoder: the folder it lies in, and it, open."""
+
+    folder: Path
+    encoder: Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """What is fought over: a workspace's stage outputs, its cache of tower outputs, and the cut-offs of the figures."""
+
+    ingested: Path
+    split: Path
+    golden: Path
+    cache: Path
+    ks: Sequence[int]
+
+
+def record_split(ingested: Path, split: Path, path: Path) -> None:
+    """Write what a release learnt from, for later releases to keep off it: the split, with hashes of the pictures."""
+    where = read_table(split / "split.parquet", made_by="split").to_pandas()
+    items = read_items(ingested, columns=["id", "sha256", "phash"]).to_pandas()
+    write_table(path, pa.Table.from_pandas(where.merge(items, on="id", validate="one_to_one"), preserve_index=False))
+
+
+def find_fresh(items: pa.Table, where_N: np.ndarray, *, learnt: pa.Table, distance: int) -> np.ndarray:
+    """Rows of the test items that the champion did not learn from, int (F,).
+
+    ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its file's hash or a
+    perceptual hash within ``distance`` bits is one of those.
+    """
+    used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
+    ids, hashes = set(used["id"].to_pylist()), set(used["sha256"].to_pylist())
+    phash_U = np.array([int(text, 16) for text in used["phash"].to_pylist()], dtype=np.uint64)
+    rows = zip(*(items[name].to_pylist() for name in ("id", "sha256", "phash")), strict=True)
+    fresh = [
+        n
+        for n, (id_, sha, phash) in enumerate(rows)
+        if where_N[n] == HELD_OUT
+        and id_ not in ids
+        and sha not in hashes
+        and not (np.bitwise_count(phash_U ^ np.uint64(int(phash, 16))) <= distance).any()
+    ]
+    return np.array(fresh, dtype=np.int64)
+
+
+def hold_contest(
+    champion: Contestant,
+    challenger: Contestant,
+    *,
+    field: Field,
+    learnt: pa.Table,
+    distance: int,
+    metrics: Sequence[str],
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Scores of every query of ``metrics`` by both, as ``SCORES_SCHEMA``, and the facts of the contest.
+
+    Raises:
+        GoldenError: the golden queries are malformed.
+        WorkspaceError: a stage's output is missing.
+    """
+    items = read_items(field.ingested, columns=["id", "image", "captions", "labels", "sha256", "phash"])
+    where = read_table(field.split / "split.parquet", made_by="split").to_pandas().set_index("id")
+    where = where.loc[items["id"].to_pylist()]
+    where_N, cluster_N = where["split"].to_numpy(), where["cluster"].to_numpy()
+    fresh = find_fresh(items, where_N, learnt=learnt, distance=distance)
+    answers: list[list[Answers]] = []
+    golden: list[float] = []
+    parts: dict[str, list[str]] = {}
+    for one in (champion, challenger):
+        features = load_features(items, towers_folder=one.folder, cache=field.cache)
+        gallery = select_gallery(items, features, fresh, cluster_N=cluster_N, ingested=field.ingested)
+        answers.append(list(measure_encoder(one.encoder, gallery, ks=field.ks)) if len(fresh) else [])
+        golden += _score_golden(one.encoder, features, ids=items["id"].to_pylist(), field=field)
+        parts = list_parts(gallery)
+    facts = {
+        "test_items": int((where_N == HELD_OUT).sum()),
+        "fresh_items": len(fresh),
+        "golden": golden or None,
+    }
+    return pa.Table.from_pylist(list(_pair_up(*answers, metrics=metrics, parts=parts)), schema=SCORES_SCHEMA), facts
+
+
+def list_parts(gallery: Gallery) -> dict[str, list[str]]:
+    """Names of the slices that each item is in: its labels' top levels, and whether it has words."""
+    return {
+        id_: [*sorted({f"label={label.split('/')[0]}" for label in labels}), f"caption={'yes' if text else 'no'}"]
+        for id_, labels, text in zip(gallery.ids, gallery.labels, gallery.captions, strict=True)
+    }
+
+
+def _pair_up(
+    champion: list[Answers], challenger: list[Answers], *, metrics: Sequence[str], parts: dict[str, list[str]]
+) -> Iterator[dict[str, Any]]:
+    theirs = {(one.query_set, one.system): one for one in champion}
+    for ours in challenger:
+        other = theirs.get((ours.query_set, ours.system))
+        for figure, value_Q in ours.figures.items():
+            metric = f"{ours.query_set}.{ours.system}.{figure}"
+            if other is None or metric not in metrics:
+                continue
+            assert list(other.ids) == list(ours.ids), "both were given the same items"
+            rows = zip(ours.ids, ours.cluster_Q, other.figures[figure], value_Q, strict=True)
+            for id_, cluster, old, new in rows:
+                yield {
+                    "metric": metric,
+                    "query": id_,
+                    "cluster": cluster,
+                    "champion": float(old),
+                    "challenger": float(new),
+                    "parts": parts[id_],
+                }
+
+
+def _score_golden(encoder: Encoder, features: Features, *, ids: list[str], field: Field) -> list[float]:
+    """Mean nDCG of the golden queries over every item, as a list of one; empty where there are none."""
+    queries = read_golden(field.golden, ids)
+    if not queries.ids:
+        return []
+    blocks = [
+        encoder.fuse(select_rows(features, np.arange(start, min(start + BATCH, len(ids)))))
+        for start in range(0, len(ids), BATCH)
+    ]
+    score = score_vectors(encoder.encode(queries.images, queries.texts), np.concatenate(blocks), encoder.similarity)
+    return [float(measure_golden(queries, score, ks=field.ks).figures[f"ndcg@{max(field.ks)}"].mean())]
+
+
+def list_pairs(scores: pa.Table) -> list[Pair]:
+    """Each metric on all queries, then on each slice that is some of them."""
+    pairs = []
+    frame = scores.to_pandas()
+    for metric, rows in frame.groupby("metric", sort=False):
+        names = sorted({name for parts in rows["parts"] for name in parts})
+        inside = {name: rows["parts"].map(lambda parts, name=name: name in parts) for name in names}
+        pairs.append(_make_pair(str(metric), "", rows))
+        pairs += [_make_pair(str(metric), name, rows[inside[name]]) for name in names if not inside[name].all()]
+    return pairs
+
+
+def _make_pair(metric: str, part: str, rows: Any) -> Pair:
+    return Pair(
+        metric=metric,
+        part=part,
+        champion_Q=rows["champion"].to_numpy(),
+        challenger_Q=rows["challenger"].to_numpy(),
+        cluster_Q=rows["cluster"].to_numpy(),
+    )

@@ -1,0 +1,92 @@
+"""How a decision of the gate reads: as lines for a terminal, and as a table for a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cbir.errors import ReleaseError
+from cbir.params import ReleaseParams, load_section
+from cbir.registry import Registry, Release
+
+OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
+SIGNS = {"pass": "pass", "fail": "FAIL", "inconclusive": "open"}
+
+
+def read_decision(workspace: Path, *, version: str | None) -> dict[str, Any]:
+    """The last decision on a release: the one with this number, or else the challenger, or else the champion.
+
+    Raises:
+        ReleaseError: there is no such release or no decision, or it cannot be read.
+    """
+    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    release = _pick_release(registry, version)
+    if "verdict" not in registry.read_gate_tags(release):
+        raise ReleaseError(f"The gate has not decided on release {release.version}; run `cbir-ops retrain`.")
+    return dict(json.loads(registry.fetch_evidence(release, "gate.json").read_text()))
+
+
+def _pick_release(registry: Registry, version: str | None) -> Release:
+    if version is not None:
+        return registry.get_version(version)
+    return registry.find_challenger() or registry.get_champion()
+
+
+def format_decision(document: dict[str, Any]) -> str:
+    """A line a rule, those that count and do not hold first, then what to do."""
+    rules = sorted(document["rules"], key=lambda rule: (not rule["binding"], rule["verdict"] == "pass"))
+    head = (
+        f"Release {document['release']} against {_name(document['champion'])}: {OUTCOMES[document['verdict']]} "
+        f"({document['at'][:19]})"
+    )
+    width = max(len(rule["name"]) for rule in rules)
+    lines = [head, ""]
+    for rule in rules:
+        sign = SIGNS[rule["verdict"]] if rule["binding"] else "told"
+        lines.append(f"{sign}  {rule['name']:<{width}}  {rule['sentence']}")
+    return "\n".join(lines)
+
+
+def format_markdown(document: dict[str, Any], *, link: str | None) -> str:
+    """A table of the rules, for Prefect's pages; ``link`` is the release's page in MLflow."""
+    name = f"release {document['release']}"
+    rows = [
+        "| {} | {} | {} | {} | {} | {} |".format(
+            SIGNS[rule["verdict"]] if rule["binding"] else "told",
+            rule["name"],
+            _figure(rule["observed"]),
+            "" if rule["low"] is None else f"{rule['low']:+.3f} to {rule['high']:+.3f}",
+            _figure(rule["threshold"]),
+            rule["sentence"].replace("|", "\\|"),
+        )
+        for rule in document["rules"]
+    ]
+    return "\n".join(
+        [
+            f"# {OUTCOMES[document['verdict']]}: {f'[{name}]({link})' if link else name}",
+            f"against {_name(document['champion'])}, {document['at'][:19]}. The same in a terminal: "
+            f"`cbir-ops gate --explain --release {document['release']}`",
+            "",
+            "| | rule | observed | interval | threshold | |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def list_reasons(document: dict[str, Any]) -> list[str]:
+    """The sentences of the rules that kept a release from going live."""
+    return [
+        f"{rule['name']}: {rule['sentence']}"
+        for rule in document["rules"]
+        if rule["binding"] and rule["verdict"] != "pass"
+    ]
+
+
+def _name(champion: str | None) -> str:
+    return f"release {champion}" if champion else "no champion"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

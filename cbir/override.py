@@ -1,0 +1,39 @@
+"""How a person promotes a release that the gate did not let pass, and answers for it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cbir.errors import ReleaseError
+from cbir.params import ReleaseParams, load_section
+from cbir.registry import Registry
+from cbir.search import Searcher
+
+REMEDY = 'cbir-ops gate --override --release N --by NAME --reason "..."'
+
+
+def promote_against_gate(workspace: Path, *, version: str | None, by: str | None, reason: str | None) -> dict[str, str]:
+    """Promote a release that was refused, and return the entry of the history: who, why, and what the gate had said.
+
+    Raises:
+        ReleaseError: something is not given, there is no such release, or it is live, passed, or was never decided on.
+        IndexError_: its table is missing or is not of its encoder; no name makes that right.
+        TowerError: its encoder cannot be loaded.
+    """
+    if not version or not (by or "").strip() or not (reason or "").strip():
+        raise ReleaseError(f"An override needs a release, a name and a reason: `{REMEDY}`.")
+    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    release = registry.get_version(version)
+    champion = registry.find_champion()
+    tags = registry.read_gate_tags(release)
+    if champion is not None and champion.version == release.version:
+        raise ReleaseError(f"Release {version} is live already; there is nothing to override.")
+    if "verdict" not in tags:
+        raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
+    if tags["verdict"] == "pass":
+        raise ReleaseError(f"Release {version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
+    Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
+    why = f"override of {tags['verdict']} ({tags['reasons']}): {(reason or '').strip()}"
+    registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip())
+    return registry.read_history()[-1]

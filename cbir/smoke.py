@@ -1,0 +1,42 @@
+"""Whether a release can be loaded and asked by a process that knows nothing but its key."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cbir.errors import CbirError, IndexError_, ReleaseError
+from cbir.params import ReleaseParams, load_section
+from cbir.registry import Registry
+from cbir.search import Searcher
+
+
+def ask_release(workspace: Path, key: str) -> int:
+    """Load the release, ask one query, return the number of hits.
+
+    Raises:
+        ReleaseError: there is no such release.
+        IndexError_: its table is missing, does not match, or does not answer.
+    """
+    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    release = registry.find(key)
+    if release is None:
+        raise ReleaseError(f"There is no release with the key {key}; run `cbir-ops retrain`.")
+    searcher = Searcher.open_release(workspace, registry=registry, release=release)
+    hits = searcher.query(text="a test query", image=None, k=10)
+    if len(hits) != min(10, searcher.rows) or not hits:
+        raise IndexError_(f"Table {release.table} answers with {len(hits)} of {searcher.rows} rows.")
+    return len(hits)
+
+
+def main() -> None:
+    """Run it: ``python -m cbir.smoke WORKSPACE KEY``."""
+    try:
+        print(f"{ask_release(Path(sys.argv[1]), sys.argv[2])} hits")
+    except CbirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The part of `retrain` between a published table and a promotion: measure, compare with the champion, decide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+
+from cbir.contest import Contestant, Field, hold_contest, list_pairs
+from cbir.encoder import Encoder
+from cbir.errors import IndexError_
+from cbir.gate.decision import decide
+from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
+from cbir.gate_report import format_markdown, list_reasons
+from cbir.index_check import check_index
+from cbir.params import EvaluateParams, GateParams, ReleaseParams, SplitParams, load_section
+from cbir.records import read_table, write_json, write_table
+from cbir.registry import Registry, Release, flatten_metrics
+from cbir.search import locate_index
+from flows.faults import may_pass
+
+EMBEDDED = Path("data/embedded/embedded.json")
+SPLIT_EVIDENCE = "split.parquet"
+INDEX, CONTEST, SCORES, GATE = "index.json", "contest.json", "scores.parquet", "gate.json"
+
+
+def open_registry(root: Path) -> Registry:
+    """The registry of the workspace ``root``."""
+    return Registry(root, name=load_section(root / "params.yaml", "release", ReleaseParams).name)
+
+
+def find_release(root: Path, key: str) -> tuple[Registry, Release]:
+    """The registry, and the release that was registered under ``key`` one task ago."""
+    registry = open_registry(root)
+    release = registry.find(key)
+    assert release is not None, "registered one task ago"
+    return registry, release
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text())
+
+
+def make_gate_key(root: Path, champion: Release | None) -> str:
+    """A hash of what a decision hangs on beside the release: the champion, the gate's params and the evaluation.
+
+    A decision with an equal key stands, and is not made again.
+    """
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    asked = {name: params.get(name) for name in ("gate", "evaluate")}
+    parts = [champion.key if champion else "", json.dumps(asked, sort_keys=True)]
+    parts += [(root / name).read_text() for name in ("metrics.json", "data/evaluated/statistics.json")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@task(
+    name="check the release as users will hit it",
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    timeout_seconds=3600,
+)
+def check_release(workspace: str, key: str) -> str:
+    """Measure how the built index answers; return the path of the figures."""
+    root = Path(workspace)
+    registry, release = find_release(root, key)
+    figures = check_index(
+        root,
+        uri=locate_index(root),
+        table=release.table,
+        encoder=Encoder.load(registry.download_encoder(release)),
+        key=key,
+        rng=np.random.default_rng(load_section(root / "params.yaml", "gate", GateParams).seed),
+    )
+    path = _locate(root, key) / INDEX
+    write_json(path, asdict(figures))
+    return str(path)
+
+
+@task(
+    name="compare with the champion",
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_pass,
+    timeout_seconds=6 * 3600,
+)
+def compare_champion(workspace: str, key: str) -> str:
+    """Let the champion and the challenger answer the same queries; return the folder of what they scored."""
+    root = Path(workspace)
+    registry, release = find_release(root, key)
+    folder = _locate(root, key)
+    for name in (SCORES, CONTEST):
+        (folder / name).unlink(missing_ok=True)
+    champion = registry.find_champion()
+    if champion is None:
+        contest = Contest(champion="lost" if registry.read_history() else "none")
+    else:
+        contest = _compare(root, registry, champion, release, folder=folder)
+    write_json(folder / CONTEST, asdict(contest))
+    return str(folder)
+
+
+def _compare(root: Path, registry: Registry, champion: Release, release: Release, *, folder: Path) -> Contest:
+    contest = Contest(champion="unreadable", version=champion.version)
+    try:
+        theirs = _open_contestant(registry, champion)
+        learnt = read_table(registry.fetch_evidence(champion, SPLIT_EVIDENCE), made_by="split")
+        metrics = flatten_metrics(read_json(registry.fetch_evidence(champion, "metrics.json")))
+    except Exception as error:  # whatever an unreadable champion raises, it is a verdict and no crash
+        get_run_logger().warning("champion %s: %s", champion.version, error)
+        return replace(contest, fault=" ".join(str(error).split())[:300] or type(error).__name__)
+    params = load_section(root / "params.yaml", "gate", GateParams)
+    scores, facts = hold_contest(
+        theirs,
+        _open_contestant(registry, release),
+        field=Field(
+            ingested=root / "data/ingested",
+            split=root / "data/split",
+            golden=root / "golden",
+            cache=root / ".cbir/features",
+            ks=load_section(root / "params.yaml", "evaluate", EvaluateParams).k,
+        ),
+        learnt=learnt,
+        distance=load_section(root / "params.yaml", "split", SplitParams).phash_distance,
+        metrics=sorted({*params.protect, *params.improve}),
+    )
+    write_table(folder / SCORES, scores)
+    return replace(contest, champion="read", metrics=metrics, **facts)
+
+
+def _open_contestant(registry: Registry, release: Release) -> Contestant:
+    """Open a release's encoder and ask it once, for some faults show only then."""
+    folder = registry.download_encoder(release)
+    encoder = Encoder.load(folder)
+    encoder.encode([None], ["a test query"])
+    return Contestant(folder=folder, encoder=encoder)
+
+
+@task(name="decide", timeout_seconds=3600)
+def decide_release(workspace: str, key: str) -> str:
+    """Judge the release by every rule, keep the decision with it, and return the verdict.
+
+    Raises:
+        IndexError_: the release is live already, and its table, published again, does not answer as it should.
+    """
+    root = Path(workspace)
+    registry, release = find_release(root, key)
+    champion = registry.find_champion()
+    params = load_section(root / "params.yaml", "gate", GateParams)
+    folder = _locate(root, key)
+    decision = decide(_gather(root, folder), params=params)
+    if champion is not None and champion.version == release.version:
+        _check_live(decision, release)
+        return "pass"
+    document = {
+        **decision.to_json(),
+        "release": release.version,
+        "champion": champion.version if champion else None,
+        "at": datetime.now(UTC).isoformat(),
+        "params": asdict(params),
+    }
+    write_json(folder / GATE, document)
+    scores = [folder / SCORES] if (folder / SCORES).exists() else []
+    tags = {
+        "verdict": decision.verdict,
+        "reasons": ", ".join(rule.name for rule in decision.rules if _hinders(rule)),
+        "champion": document["champion"] or "none",
+        "at": document["at"],
+        "again": str(any(rule.name.startswith("index.") for rule in decision.rules if _hinders(rule))),
+        "key": make_gate_key(root, champion),
+    }
+    registry.record_gate(release, [folder / GATE, *scores], tags=tags)
+    _show(document, release)
+    return decision.verdict
+
+
+def _hinders(rule: Rule) -> bool:
+    return rule.binding and rule.verdict != "pass"
+
+
+def _check_live(decision: Decision, release: Release) -> None:
+    """Of a release that is live already only the index is in question: its table was published again."""
+    faults = [rule.sentence for rule in decision.rules if rule.name.startswith("index.") and _hinders(rule)]
+    if faults:
+        raise IndexError_(
+            f"Table {release.table} does not answer as it should ({'; '.join(faults)}); move it away and run "
+            "`cbir-ops retrain` again."
+        )
+
+
+def _gather(root: Path, folder: Path) -> Evidence:
+    contest = read_json(folder / CONTEST)
+    return Evidence(
+        metrics=flatten_metrics(read_json(root / "metrics.json")),
+        statistics=read_json(root / "data/evaluated/statistics.json"),
+        validation=read_json(root / "data/validated/validation.json"),
+        split=read_json(root / "data/split/split.json"),
+        index=IndexFigures(**read_json(folder / INDEX)),
+        contest=Contest(**contest),
+        pairs=list_pairs(read_table(folder / SCORES, made_by="evaluate")) if (folder / SCORES).exists() else [],
+    )
+
+
+def _show(document: dict[str, Any], release: Release) -> None:
+    """Tell the log and Prefect's pages what was decided."""
+    logger = get_run_logger()
+    for reason in list_reasons(document):
+        logger.warning("%s: %s", document["verdict"], reason)
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    link = f"{server}/#/models/{release.name}/versions/{release.version}" if server.startswith("http") else None
+    create_markdown_artifact(
+        key="gate", markdown=format_markdown(document, link=link), description=f"release {release.version}"
+    )
+
+
+def _locate(root: Path, key: str) -> Path:
+    return root / ".cbir" / "gate" / key

@@ -1,0 +1,156 @@
+"""What a user sees of the gate: a release is refused, explained, refused again in no time, and promoted by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import lancedb
+import pytest
+from conftest import cbir, set_param
+from mlflow.tracking import MlflowClient
+
+from cbir.registry import Registry
+from cbir.search import locate_index
+from flows.gate import compare_champion, make_gate_key
+from flows.retrain import find_current, find_standing
+
+WHO = ("--by", "Ada", "--reason", "the new pictures must go live")
+
+
+@pytest.mark.slow
+def test_an_equal_release_is_refused_once_explained_and_promoted_by_a_person(live: Path, prefect_server: str) -> None:
+    set_param(live, "gate", require="superiority", improve=["label.fused_both.map"])
+    set_param(live, "train", seed=1)
+    registry = Registry(live, name="cbir")
+
+    done = cbir(live, "retrain", PREFECT_API_URL=prefect_server)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["outcome"]) == (3, "refused"), done.stderr
+    assert (summary["version"], summary["candidate"], summary["reasons"]) == ("1", "2", "superior")
+    assert "`cbir-ops gate --explain --release 2`" in done.stderr
+    assert registry.get_champion().version == "1"
+
+    again = cbir(live, "retrain", PREFECT_API_URL=prefect_server)
+    assert (again.returncode, json.loads(again.stdout)) == (3, summary)
+    assert not [words for words in ("Running stage", "register the release", "decide") if words in again.stderr]
+    assert len(lancedb.connect(locate_index(live)).list_tables().tables) == 2
+
+    told = cbir(live, "gate", "--explain")
+    assert told.stdout.startswith("Release 2 against release 1: refused"), told.stderr
+    assert "FAIL  superior" in told.stdout
+    document = json.loads(cbir(live, "gate", "--explain", "--release", "2", "--json").stdout)
+    assert {"verdict": "fail", "release": "2", "champion": "1"}.items() <= document.items()
+    assert registry.fetch_evidence(registry.get_version("2"), "scores.parquet").exists()
+
+    nameless = cbir(live, "gate", "--override", "--release", "2", "--by", "Ada")
+    assert (nameless.returncode, "needs a release, a name and a reason" in nameless.stderr) == (2, True)
+    assert registry.get_champion().version == "1"
+    done = cbir(live, "gate", "--override", "--release", "2", *WHO)
+    assert done.stdout == "Release 2 is live, by Ada.\n", done.stderr
+    entry = registry.read_history()[-1]
+    assert (entry["version"], entry["by"]) == ("2", "Ada")
+    assert entry["why"] == "override of fail (superior): the new pictures must go live"
+    assert registry.find_challenger() is None
+
+    live_now = find_current(live)
+    assert live_now is not None
+    assert live_now.version == "2"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (("--override", "--release", "1", *WHO), "is live already"),
+        (("--override", "--release", "9", *WHO), "there are: 1"),
+        (("--explain", "--release", "9"), "there are: 1"),
+    ],
+)
+def test_a_gate_command_that_cannot_be_names_the_remedy(live: Path, arguments: tuple[str, ...], remedy: str) -> None:
+    done = cbir(live, "gate", *arguments)
+    assert (done.returncode, remedy in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+@pytest.fixture
+def registry(live: Path) -> Registry:
+    """The registry of ``live``, its artifacts its own: the copied database names the folder it was copied from."""
+    with contextlib.closing(sqlite3.connect(live / "mlflow.db")) as database, database:
+        (uri,) = database.execute("SELECT artifact_location FROM experiments WHERE name = 'cbir'").fetchone()
+        own = (live / "mlartifacts").as_uri()
+        for table, column in (
+            ("runs", "artifact_uri"),
+            ("model_versions", "source"),
+            ("experiments", "artifact_location"),
+        ):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (uri, own))
+    return Registry(live, name="cbir")
+
+
+def spoil_encoder(artifacts: Path) -> None:
+    for path in artifacts.rglob("fusion.safetensors"):
+        path.write_bytes(b"not weights")
+
+
+def lose_split(artifacts: Path) -> None:
+    for path in artifacts.rglob("split.parquet"):
+        path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [spoil_encoder, lose_split, shutil.rmtree])
+def test_a_champion_that_cannot_be_read_is_a_verdict_and_no_crash(
+    live: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    said: list[str] = []
+    logger = type("Logger", (), {"warning": lambda self, text, *values: said.append(text % values)})()
+    monkeypatch.setattr("flows.gate.get_run_logger", lambda: logger)
+    spoil(live / "mlartifacts")
+    folder = Path(compare_champion.fn(str(live), registry.get_champion().key))
+    contest = json.loads((folder / "contest.json").read_text())
+    assert (contest["champion"], contest["version"], bool(contest["fault"])) == ("unreadable", "1", True)
+    assert [words.startswith("champion 1: ") for words in said] == [True]
+
+
+@pytest.mark.slow
+def test_a_champion_that_the_registry_lost_is_no_first_release(live: Path) -> None:
+    key = Registry(live, name="cbir").get_champion().key
+    forget_champion(live)
+    folder = Path(compare_champion.fn(str(live), key))
+    assert json.loads((folder / "contest.json").read_text())["champion"] == "lost"
+
+
+def forget_champion(live: Path) -> None:
+    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_registered_model_alias("cbir", "champion")
+
+
+def lower_floor(live: Path) -> None:
+    set_param(live, "gate", floor={})
+
+
+def change_figures(live: Path) -> None:
+    (live / "metrics.json").write_text("{}")
+
+
+def answer_slowly(live: Path) -> None:
+    registry = Registry(live, name="cbir")
+    registry.record_gate(registry.get_version("1"), [], tags={"again": "True"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [lower_floor, change_figures, answer_slowly])
+def test_a_refusal_stands_until_the_rules_the_figures_or_the_machine_changes(
+    live: Path, change: Callable[[Path], None]
+) -> None:
+    forget_champion(live)
+    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_registered_model_tag("cbir", "history.000000")
+    registry = Registry(live, name="cbir")
+    tags = {"verdict": "fail", "reasons": "superior", "again": "False", "key": make_gate_key(live, None)}
+    registry.record_gate(registry.get_version("1"), [], tags=tags)
+    assert find_standing(live) == {"outcome": "refused", "candidate": "1", "reasons": "superior"}
+    change(live)
+    assert find_standing(live) is None
