@@ -81,10 +81,16 @@ class EvaluateParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ReleaseParams:
-    """``floor``: metric name in ``metrics.json`` (dotted) -> least value for going live."""
+    """``floor``: metric name in ``metrics.json`` (dotted) -> least value for going live.
+
+    ``keep``: how many of the newest releases `cbir-ops releases gc` leaves. ``commit``: whether `retrain` commits
+    pointers and figures to git before it registers, so that `cbir-ops repro --verify` can make them again.
+    """
 
     name: str = "cbir"
     floor: dict[str, float] = Field(default_factory=dict)
+    keep: int = Field(5, ge=1)
+    commit: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -1,19 +1,24 @@
-"""The flow that retrains: version the data, run the stages, register, publish, check, promote."""
+"""The flow that retrains: version the data, run the stages, register, publish, check, promote, clean up."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 
+from cbir.card_page import log_card
 from cbir.errors import IndexError_, ReleaseError, WorkspaceError
+from cbir.git import commit_pointers
 from cbir.index import holds_release, publish_table
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release, flatten_metrics, make_key
+from cbir.retention import clean_up, plan_cleaning
 from cbir.search import Searcher, locate_index
+from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.stages import STAGES, find_changes, has_remote, read_data_revision, read_rows_revision, run_dvc
 
@@ -97,6 +102,20 @@ def push_outputs(workspace: str) -> bool:
     return True
 
 
+@task(name="commit the pointers")
+def commit_data(workspace: str) -> str | None:
+    """Commit what this run wrote for git, and nothing else, where ``release.commit`` says so."""
+    root = Path(workspace)
+    if not load_section(root / "params.yaml", "release", ReleaseParams).commit:
+        return None
+    rows, revision = _read_json(root / EMBEDDED)["rows"], read_data_revision(root)
+    message = f"Retrain: pointers and figures of {rows} rows, data {revision[:8]}"
+    commit = commit_pointers(root, message=message)
+    if commit:
+        get_run_logger().info("committed %s: %s", commit[:8], message)
+    return commit
+
+
 @task(name="compare with the live release", task_run_name="compare with the live release")
 def compare_live(workspace: str) -> dict[str, Any] | None:
     """What the flow returns where there is nothing left to do, else None."""
@@ -121,16 +140,20 @@ def register_release(workspace: str) -> str:
         data_revision=read_data_revision(root),
         rows_revision=read_rows_revision(root),
         metrics=metrics,
-        files=[
-            root / "metrics.json",
-            root / "data/evaluated/statistics.json",
-            root / "data/validated/validation.json",
-            root / "params.yaml",
-            root / "dvc.lock",
-        ],
+        files=list_evidence(root),
         now=datetime.now(UTC),
+        facts=collect_facts(root),
     )
     return release.key
+
+
+@task(name="write the model card", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def describe_release(workspace: str, key: str) -> None:
+    """Log what a reviewer reads first; done again, it is written anew, with what has come to be known since."""
+    root = Path(workspace)
+    registry, release = _find_release(root, key)
+    with tempfile.TemporaryDirectory() as folder:
+        log_card(root, registry=registry, release=release, folder=Path(folder))
 
 
 @task(name="publish the index table", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
@@ -175,6 +198,17 @@ def promote(workspace: str, key: str) -> dict[str, str]:
     return {"outcome": "promoted", "version": release.version}
 
 
+@task(name="clean up", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def clean_releases(workspace: str) -> list[str]:
+    """Remove what is beyond ``release.keep``; return the versions that went."""
+    root, now = Path(workspace), datetime.now(UTC)
+    gone = clean_up(root, plan_cleaning(root, keep=None, now=now), now=now)
+    for removal in gone:
+        size = (removal.table_bytes + removal.model_bytes) / 1e6
+        get_run_logger().info("removed release %s, %s: %.1f MB", removal.version, removal.why, size)
+    return [removal.version for removal in gone]
+
+
 def _find_release(root: Path, key: str) -> tuple[Registry, Release]:
     registry = Registry(root, name=load_section(root / "params.yaml", "release", ReleaseParams).name)
     release = registry.find(key)
@@ -203,6 +237,7 @@ def retrain(workspace: str) -> dict[str, Any]:
         for stage in STAGES:
             run_stage(workspace, stage)
     push_outputs(workspace)
+    commit_data(workspace)
     current = None if changes else compare_live(workspace)
     if current is not None:
         logger.info("nothing to do: release %s is live and is of these data and parameters", current["version"])
@@ -210,6 +245,8 @@ def retrain(workspace: str) -> dict[str, Any]:
     key = register_release(workspace)
     rows = publish_index(workspace, key)
     check_release(workspace, key)
+    describe_release(workspace, key)
     live = promote(workspace, key)
+    clean_releases(workspace)
     logger.info("release %s is live", live["version"])
     return {**live, "rows": rows, "key": key}
