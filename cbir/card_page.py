@@ -89,8 +89,9 @@ def render_recipe(card: Card) -> str:
     if release.tags.get("git_dirty") != "false":
         changed = release.tags.get("git_changed")
         return (
-            f"It was made from files that are not committed{f' ({changed})' if changed else ''} and cannot be made again "
-            "from git alone: set `release.commit: true` in params.yaml and commit your own changes before `cbir-ops retrain`."
+            f"It was made from files that are not committed{f' ({changed})' if changed else ''} and cannot be made "
+            "again from git alone. So that the next one can: set `release.commit: true` in params.yaml, and commit "
+            "your own changes before `cbir-ops retrain`."
         )
     return f"`cbir-ops repro --verify {release.version}` checks out commit `{release.tags['git_commit']}` and compares."
 
@@ -155,18 +156,25 @@ def _list_validation(card: Card) -> tuple[str, str, Table]:
     results = card.validation["results"]
     held = sum(result["success"] for result in results)
     rows = [
-        [result["expectation"], result["severity"], "holds" if result["success"] else f"{result['failing']} rows fail"]
+        [
+            result["expectation"],
+            result.get("column") or "",
+            result["severity"],
+            "holds" if result["success"] else f"{result['failing']} rows fail",
+        ]
         for result in sorted(results, key=lambda result: result["success"])
     ]
-    note = f"Suite `{card.validation['suite']}`: {held} of {len(results)} expectations hold on {card.validation['rows']:,} rows."
-    return "Validation", note, (["expectation", "severity", ""], rows)
+    suite, count = card.validation["suite"], card.validation["rows"]
+    note = f"Suite `{suite}`: {held} of {len(results)} expectations hold on {count:,} rows."
+    return "Validation", note, (["expectation", "column", "severity", ""], rows)
 
 
 def _describe_gate(card: Card) -> str:
     if card.gate is None:
         return ""
-    hindering = [rule["name"] for rule in card.gate["rules"] if rule["verdict"] != "pass" and rule.get("binding", True)]
-    return f"**Gate: {card.gate['verdict']}**{f', because of {", ".join(hindering)}' if hindering else ''}."
+    rules = [rule for rule in card.gate["rules"] if rule["verdict"] != "pass" and rule.get("binding", True)]
+    because = f", because of {', '.join(rule['name'] for rule in rules)}" if rules else ""
+    return f"**Gate: {card.gate['verdict']}**{because}."
 
 
 def _name_commit(release: Release) -> str:

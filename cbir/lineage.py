@@ -16,7 +16,7 @@ from cbir.outputs import find_cache, list_files
 from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA
 from cbir.registry import Registry, Release
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 
 Facts = dict[str, Any]
 

@@ -12,9 +12,13 @@ from cbir.index import Index
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
 from cbir.registry.history import PIN, PROMOTE, ROLLBACK, UNPIN, stack_champions
-from cbir.search import Searcher, locate_index
+from cbir.workspace import locate_index
 
 ROWS = "rows"
+REMEDY = (
+    "choose another (`cbir-ops releases list`), or check out its git commit, run `dvc checkout`, move the table away "
+    "and run `cbir-ops retrain`."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,6 @@ def check_table(release: Release, *, uri: str) -> None:
         )
 
 
-REMEDY = (
-    "choose another (`cbir-ops releases list`), or check out its git commit, `dvc checkout`, move the table away and run "
-    "`cbir-ops retrain`."
-)
-
-
 def promote_release(workspace: Path, *, version: str, reason: str, now: datetime) -> Move:
     """Make a release live that nothing speaks against, on a person's account.
 
@@ -70,6 +68,8 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
         IndexError_: its table is missing or does not match.
         TowerError: its encoder cannot be loaded.
     """
+    from cbir.search import Searcher
+
     reason = _check_reason(reason)
     registry = open_registry(workspace)
     release = registry.get_version(version)

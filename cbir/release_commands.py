@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="See, promote, roll back, keep and 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[str, typer.Argument(help="Version of a release.")]
 Reason = Annotated[str, typer.Option(help="Why, for who reads the history later.")]
-WIDTH = 100  # of a table where the output is no terminal
+WIDTH = 200  # of a table where the output is no terminal
+SHOWN = re.compile(r"[^.]+\.fused(_both)?\.(map|hit@1|hit@10)|counts\..*")  # figures that a terminal has room for
 
 
 @app.command("list")
@@ -60,8 +62,9 @@ def show(
         _print_json(document)
         return
     metrics, history = document.pop("metrics"), document.pop("history")
-    _print_table(["release", document["version"]], [[name, _word(value)] for name, value in document.items()])
-    _print_table(["figure", ""], [[name, _figure(name, value)] for name, value in sorted(metrics.items())])
+    _print_table(["release", document.pop("version")], [[name, _word(value)] for name, value in document.items()])
+    shown = {name: value for name, value in sorted(metrics.items()) if SHOWN.fullmatch(name)}
+    _print_table(["figure", ""], [[name, _figure(name, value)] for name, value in shown.items()])
     _print_history(history)
 
 
@@ -80,6 +83,7 @@ def diff(first: Version, second: Version, as_json: AsJson = False) -> None:
     rows = [
         [name, _figure(name, old), _figure(name, new), _difference(name, old, new)]
         for name, (old, new) in document["metrics"].items()
+        if SHOWN.fullmatch(name)
     ]
     _print_table(["figure", first, second, "difference"], rows)
 
@@ -180,7 +184,7 @@ def repro(
     tolerance: Annotated[float, typer.Option(min=0, help="How far a figure may be off.")] = 0.005,
     as_json: AsJson = False,
 ) -> None:
-    """Make a release again from its commit and data, beside the workspace; exit status 1 where it comes out otherwise."""
+    """Make a release again from its commit and data, beside the workspace; exit status 1 where it is not the same."""
     from flows.verification import hold, verify_release
 
     def say(line: str) -> None:
@@ -193,7 +197,7 @@ def repro(
         _print_table(
             ["stage", "", "expected", "got", "tolerance", "verdict"], [list(vars(row).values()) for row in rows]
         )
-        typer.echo(f"Release {verify} {'can be made again' if hold(rows) else 'comes out otherwise'}.")
+        typer.echo(f"Release {verify} {'can be made again' if hold(rows) else 'is not the same'}.")
     raise typer.Exit(0 if hold(rows) else 1)
 
 

@@ -12,13 +12,13 @@ import yaml
 from cbir.index import list_releases
 from cbir.promotion import open_registry
 from cbir.registry import CHAMPION, PINNED, Registry, Release
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 
-KEY_METRICS = {  # the figures that a list has room for, by their short names
-    "label map": "label.fused_both.map",
-    "text>image map": "text_to_image.fused.map",
-    "image>text map": "image_to_text.fused.map",
-    "relative map": "relative_indexed.fused_both.map",
+KEY_METRICS = {  # the figures that a list has room for, mean average precision, by their short names
+    "label": "label.fused_both.map",
+    "text>image": "text_to_image.fused.map",
+    "image>text": "image_to_text.fused.map",
+    "relative": "relative_indexed.fused_both.map",
 }
 
 

@@ -13,7 +13,7 @@ from cbir.params import ReleaseParams, load_section
 from cbir.promotion import find_previous, open_registry
 from cbir.registry import WANTED, Registry, Release
 from cbir.registry.history import GC
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 
 YOUNG = timedelta(days=1)  # a table or a registration younger than this may be of a retrain that is still running
 

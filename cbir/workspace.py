@@ -1,7 +1,8 @@
-"""Which folder a command works in."""
+"""Which folder a command works in, and where its index lies."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cbir.errors import WorkspaceError
@@ -18,3 +19,8 @@ def find_workspace() -> Path:
         if (folder / "dvc.yaml").exists():
             return folder
     raise WorkspaceError(f"No dvc.yaml in {here} or above; run inside a cbir-ops workspace.")
+
+
+def locate_index(workspace: Path) -> str:
+    """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace."""
+    return os.environ.get("CBIR_INDEX_URI", str(workspace / "lancedb"))
