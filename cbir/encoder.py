@@ -80,7 +80,7 @@ class Encoder:
     def encode(
         self, images: Sequence[Image.Image | None], texts: Sequence[str | None], *, batch_size: int = 32
     ) -> np.ndarray:
-        """One image, text, or both a row -> unit vectors, float32 (N, D)."""
+        """One image, text, or both a row -> vectors, float32 (N, D), of unit length for the cosine."""
         parts = [
             self.fuse(
                 compute_features(self.towers, images[start : start + batch_size], texts[start : start + batch_size])
@@ -94,7 +94,7 @@ class Encoder:
         return compare_vectors(query_QD, item_ND, self.similarity)
 
     def fuse(self, features: Features) -> np.ndarray:
-        """Tower outputs -> unit vectors, float32 (B, D)."""
+        """Tower outputs -> vectors, float32 (B, D)."""
         (vector_BD,) = self._fusion.run(None, name_inputs(features))
         return np.asarray(vector_BD)
 

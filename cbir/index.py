@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import lancedb
 import numpy as np
@@ -15,16 +17,24 @@ import pyarrow as pa
 from cbir.errors import IndexError_, QueryError
 from cbir.images import decode_png
 from cbir.records import read_items, read_table
+from cbir.similarity import Similarity, shorten_vectors
 
 THUMBNAIL = 112
 FINGERPRINT = b"cbir.fingerprint"
+SIMILARITY = b"cbir.similarity"
+DISTANCES: dict[Similarity, Literal["l2", "dot"]] = {  # of LanceDB; for the cosine, vectors have unit length
+    "cosine": "l2",
+    "euclidean": "l2",
+    "dot": "dot",
+}
 INDEX_FROM_ROWS = 100_000
+RELEASE_TABLE = re.compile(r"release_v(\d+)")
 SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One answer: ``score`` is the cosine to the query, higher is better; ``thumbnail`` is a JPEG."""
+    """One answer: ``score`` is by the encoder's similarity, higher is better; ``thumbnail`` is a JPEG."""
 
     id: str
     score: float
@@ -33,6 +43,14 @@ class Hit:
     source_path: str
     attributes: dict[str, Any]
     thumbnail: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFacts:
+    """``size``: bytes; ``written``: when the last of it was."""
+
+    size: int
+    written: datetime
 
 
 def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
@@ -55,10 +73,12 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
             )
         return facts["rows"]
     rows = _build_rows(ingested, embedded)
-    rows = rows.replace_schema_metadata({FINGERPRINT: facts["fingerprint"].encode()})
+    rows = rows.replace_schema_metadata(
+        {FINGERPRINT: facts["fingerprint"].encode(), SIMILARITY: facts["similarity"].encode()}
+    )
     written = database.create_table(table, rows)
     if written.count_rows() >= INDEX_FROM_ROWS:
-        written.create_index(metric="l2", vector_column_name="vector", index_type="IVF_SQ")
+        written.create_index(metric=DISTANCES[facts["similarity"]], vector_column_name="vector", index_type="IVF_SQ")
     return written.count_rows()
 
 
@@ -70,6 +90,31 @@ def holds_release(*, uri: str, table: str, embedded: Path) -> bool:
     except IndexError_:
         return False
     return index.fingerprint == facts["fingerprint"] and index.rows == facts["rows"]
+
+
+def list_releases(uri: str) -> dict[str, str]:
+    """The tables of releases in ``uri``, by the version of their release; tables of others are left out."""
+    found = [(table, RELEASE_TABLE.fullmatch(table)) for table in _list_tables(lancedb.connect(uri))]
+    return {match[1]: table for table, match in found if match}
+
+
+def describe_table(*, uri: str, table: str) -> TableFacts:
+    """How large and how old ``table`` is; a table that a killed writer left half can be described, too."""
+    folder = Path(uri) / f"{table}.lance"
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    if files:
+        last = max(file.st_mtime for file in files)
+        return TableFacts(size=sum(file.st_size for file in files), written=datetime.fromtimestamp(last, UTC))
+    opened: Any = lancedb.connect(uri).open_table(table)
+    written = max(version["timestamp"] for version in opened.list_versions()).astimezone(UTC)
+    return TableFacts(size=int(opened.stats()["total_bytes"]), written=written)
+
+
+def drop_table(*, uri: str, table: str) -> None:
+    """Delete ``table``; done again, nothing is there to delete."""
+    database = lancedb.connect(uri)
+    if table in _list_tables(database):
+        database.drop_table(table)
 
 
 def _read_facts(embedded: Path) -> dict[str, Any]:
@@ -146,17 +191,45 @@ class Index:
         return (self._table.schema.metadata or {}).get(FINGERPRINT, b"").decode()
 
     @property
+    def similarity(self) -> Similarity:
+        """How the vectors are compared; the cosine in tables that do not say."""
+        name = (self._table.schema.metadata or {}).get(SIMILARITY, b"cosine").decode()
+        assert name in DISTANCES, "as it was published"
+        return cast(Similarity, name)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of every vector."""
+        return int(self._table.schema.field("vector").type.list_size)
+
+    @property
     def rows(self) -> int:
         """How many items are in the table."""
         return self._table.count_rows()
 
+    @property
+    def version(self) -> int:
+        """LanceDB's version of the table."""
+        return int(self._table.version)
+
+    def find(self, id_: str) -> dict[str, Any] | None:
+        """The row of an item as the table holds it, without vector and thumbnail, or None."""
+        names = [name for name in self._table.schema.names if name not in ("vector", "thumbnail")]
+        quoted = id_.replace("'", "''")
+        rows = self._table.search().where(f"id = '{quoted}'").select(names).limit(1).to_list()
+        return dict(rows[0]) if rows else None
+
     def search(self, vector_D: np.ndarray, *, k: int, where: str | None) -> list[Hit]:
-        """The ``k`` items nearest to a unit vector, best first; ``where`` is an SQL condition on the columns.
+        """The ``k`` items nearest to an encoder's vector, best first; ``where`` is an SQL condition on the columns.
+
+        Of a vector that is longer than the table's, the first dimensions are searched with.
 
         Raises:
             QueryError: ``where`` is not a condition on the table's columns.
         """
-        query = self._table.search(vector_D).distance_type("l2").limit(k)
+        similarity = self.similarity
+        short_D = shorten_vectors(vector_D[None], self.dimensions, similarity)[0]
+        query = self._table.search(short_D).distance_type(DISTANCES[similarity]).limit(k)
         if where:
             query = query.where(where, prefilter=True)
         try:
@@ -165,13 +238,23 @@ class Index:
             names = ", ".join(name for name in self._table.schema.names if name not in ("vector", "thumbnail"))
             first = str(error).splitlines()[0]
             raise QueryError(f"--where {where!r} does not work ({first}); columns: {names}.") from None
-        return [_read_hit(row) for row in rows]
+        return [_read_hit(row, score=_score_distance(row["_distance"], similarity)) for row in rows]
 
 
-def _read_hit(row: dict[str, Any]) -> Hit:
+def _score_distance(distance: float, similarity: Similarity) -> float:
+    """LanceDB's distance as the similarity: it gives the squared Euclidean distance, and 1 less the dot product."""
+    match similarity:
+        case "cosine":
+            return 1.0 - distance / 2.0
+        case "dot":
+            return 1.0 - distance
+    return -distance
+
+
+def _read_hit(row: dict[str, Any], *, score: float) -> Hit:
     return Hit(
         id=row["id"],
-        score=1.0 - row["_distance"] / 2.0,
+        score=score,
         caption=row["caption"],
         label=row["label"],
         source_path=row["source_path"],

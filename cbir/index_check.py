@@ -19,6 +19,7 @@ from cbir.features import first_captions
 from cbir.gate.evidence import IndexFigures
 from cbir.index import Index
 from cbir.records import read_items, read_table
+from cbir.similarity import compare_vectors, shorten_vectors
 
 K = 10
 SHARES = {"50": 0.5, "10": 0.1, "1": 0.01}  # of the rows that a filter leaves, by their name in per cent
@@ -44,6 +45,7 @@ def check_index(
     texts = [text for text in first_captions(items) if text] or ["a test query"]
     words = [str(text) for text in rng.permutation(texts)[:ASKED]]
     query_QD, latency_ms = _ask(index, encoder, words)
+    query_QD = shorten_vectors(query_QD, item_ND.shape[1], index.similarity)
     query_QD = np.concatenate([query_QD, item_ND[rng.permutation(len(ids))[:ASKED]]])
     return IndexFigures(
         rows=index.rows,
@@ -86,7 +88,7 @@ def measure_recall(index: Index, query_QD: np.ndarray, *, ids: np.ndarray, item_
     k = min(K, len(row))
     found = []
     for query_D in query_QD:
-        score_L = item_LD @ query_D
+        score_L = compare_vectors(query_D[None], item_LD, index.similarity)[0]
         worst = np.partition(score_L, -k)[-k] - EQUAL
         hits = {hit.id for hit in index.search(query_D, k=k, where=where)}
         found.append(sum(id_ in row and score_L[row[id_]] >= worst for id_ in hits) / k)

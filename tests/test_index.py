@@ -15,12 +15,15 @@ from cbir.errors import IndexError_, QueryError
 from cbir.images import encode_png
 from cbir.index import Index, holds_release, publish_table
 from cbir.records import ITEM_SCHEMA, write_json, write_table
+from cbir.similarity import Similarity, compare_vectors
 
 VECTORS = np.eye(4, dtype=np.float32)
 PRICES: list[Any] = [1, 2.5, None, 4]
 
 
-def publish(folder: Path, *, fingerprint: str = "f", prices: list[Any] = PRICES) -> int:
+def publish(
+    folder: Path, *, fingerprint: str = "f", prices: list[Any] = PRICES, similarity: Similarity = "cosine"
+) -> int:
     picture = encode_png(Image.new("RGB", (8, 8)))
     rows = [
         {
@@ -38,7 +41,9 @@ def publish(folder: Path, *, fingerprint: str = "f", prices: list[Any] = PRICES)
     write_table(folder / "items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
     column = pa.FixedSizeListArray.from_arrays(pa.array(VECTORS.ravel()), 4)
     write_table(folder / "embeddings.parquet", pa.table({"id": list("0123"), "vector": column}))
-    write_json(folder / "embedded.json", {"fingerprint": fingerprint, "dimensions": 4, "rows": 4})
+    write_json(
+        folder / "embedded.json", {"fingerprint": fingerprint, "similarity": similarity, "dimensions": 4, "rows": 4}
+    )
     return publish_table(uri=str(folder / "db"), table="release_v1", ingested=folder, embedded=folder)
 
 
@@ -87,3 +92,20 @@ def test_a_filter_on_no_column_names_the_columns(tmp_path: Path) -> None:
     publish(tmp_path)
     with pytest.raises(QueryError, match="columns: id, caption"):
         Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=1, where="colour = 'red'")
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+def test_a_table_scores_by_the_similarity_it_was_published_with(similarity: Similarity, tmp_path: Path) -> None:
+    publish(tmp_path, similarity=similarity)
+    query_D = np.array([0.0, 0.0, 0.6, 0.8], np.float32)
+    hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(query_D, k=4, where=None)
+    expected = compare_vectors(query_D[None], VECTORS, similarity)[0]
+    assert [hit.id for hit in hits][:2] == ["3", "2"]
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+
+
+def test_a_table_of_fewer_dimensions_is_searched_with_the_first_ones(tmp_path: Path) -> None:
+    publish(tmp_path)
+    longer_D = np.array([0.0, 0.0, 0.3, 0.4, 0.7, 0.5], np.float32)
+    hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(longer_D, k=1, where=None)
+    assert [(hit.id, hit.score) for hit in hits] == [("3", pytest.approx(0.8, abs=1e-5))]
