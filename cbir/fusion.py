@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -248,6 +249,28 @@ def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Ten
             linear.bias.copy_(-linear.weight @ mean)
             if fusion.similarity != "cosine":
                 _scale_to_unit(linear, image_NE if linear is fusion.image else text_NE)
+
+
+def spread_projections(fusion: Fusion, evidence: Evidence, has_image_N: np.ndarray, has_text_N: np.ndarray) -> None:
+    """Start both projections at the directions in which their own modality varies most, where nothing pairs them.
+
+    What is alike in the evidence is then alike in the vectors (principal components; Pearson 1901).
+    """
+    with torch.no_grad():
+        for linear, row_NE in (
+            (fusion.image, evidence.image_BE[torch.from_numpy(has_image_N)]),
+            (fusion.text, evidence.text_BE[torch.from_numpy(has_text_N)]),
+        ):
+            if len(row_NE) < 2:
+                continue
+            mean_E = row_NE.mean(0)
+            directions = torch.linalg.svd(row_NE - mean_E, full_matrices=False)[2]
+            kept = min(len(directions), linear.out_features)
+            linear.weight.zero_()
+            linear.weight[:kept] = directions[:kept]
+            linear.bias.copy_(-linear.weight @ mean_E)
+            if fusion.similarity != "cosine":
+                _scale_to_unit(linear, row_NE)
 
 
 def _scale_to_unit(linear: nn.Linear, row_NE: torch.Tensor) -> None:

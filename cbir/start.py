@@ -14,7 +14,7 @@ import torch
 from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
-from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections
+from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections, spread_projections
 from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -94,6 +94,8 @@ def start_fusion(
     both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
     if len(both) > 1:
         align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
+    else:
+        spread_projections(fusion, evidence, features.has_image_B, features.has_text_B)
     return fusion, config, evidence
 
 

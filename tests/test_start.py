@@ -90,6 +90,23 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
     assert torch.equal(one, two)
 
 
+def test_pictures_without_words_or_labels_are_as_alike_as_what_the_tower_sees_of_them() -> None:
+    features, label_NL = invent(texts=False), encode_labels([[]] * ROWS)
+    fusion, _, evidence = start_fusion(
+        features,
+        label_NL,
+        basis_LC=find_basis(label_NL, most=20),
+        cluster_N=np.arange(ROWS),
+        classes=CLASSES,
+        shapes=SHAPES,
+        params=TrainParams(dimensions=64),
+    )
+    with torch.inference_mode():
+        vector_ND = run_fusion(fusion.eval(), features)
+    centred_NE = torch.nn.functional.normalize(evidence.image_BE - evidence.image_BE.mean(0), dim=1)
+    assert torch.allclose(vector_ND @ vector_ND.T, centred_NE @ centred_NE.T, atol=1e-3)
+
+
 def test_labels_have_no_more_directions_than_differ() -> None:
     assert find_basis(encode_labels([["a"], ["b"], ["a"], ["b"]]), most=9).shape == (2, 1)
     assert find_basis(encode_labels([["a"], ["a"]]), most=9).shape == (1, 0)
