@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cbir.cli import find_workspace
 from cbir.errors import CbirError
 from cbir.search import Searcher
+from cbir.workspace import find_workspace
 
 WORDS = ("a red fruit", "a smiling cat", "something to write with", "a flag", "a rainy day")
 COLD, WARM = 5, 200

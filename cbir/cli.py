@@ -12,36 +12,28 @@ from typing import Annotated, Any
 
 import typer
 
-from cbir.errors import CbirError, WorkspaceError
+from cbir import release_commands
+from cbir.errors import CbirError
+from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Image search that retrains itself.")
 data = typer.Typer(no_args_is_help=True, help="Import pictures.")
 app.add_typer(data, name="data")
+app.add_typer(release_commands.app, name="releases")
+app.command()(release_commands.lineage)
+app.command()(release_commands.repro)
 
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }
-
-
-def find_workspace() -> Path:
-    """The nearest folder upward that holds ``dvc.yaml``.
-
-    Raises:
-        WorkspaceError: there is none.
-    """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "dvc.yaml").exists():
-            return folder
-    raise WorkspaceError(f"No dvc.yaml in {here} or above; run inside a cbir-ops workspace.")
 
 
 @data.command("import")

@@ -14,6 +14,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── TrainingError      training cannot start or diverged
     ├── GoldenError        the golden queries are malformed or name what is not there
     ├── StageError         a DVC command that a flow ran failed
+    ├── GitError           git is missing, or refused what a release needs of it
     ├── ServerError        the Prefect server is not configured or does not answer
     ├── ReleaseError       no release is live, or the one asked for cannot be loaded
     ├── IndexError_        an index table is missing, stale or does not match its encoder
@@ -65,6 +66,10 @@ class GoldenError(CbirError):
 
 class StageError(CbirError):
     """A DVC command failed; its last lines say why."""
+
+
+class GitError(CbirError):
+    """Git is missing, or refused what a release needs of it."""
 
 
 class ServerError(CbirError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from cbir.records import read_items, read_table
 THUMBNAIL = 112
 FINGERPRINT = b"cbir.fingerprint"
 INDEX_FROM_ROWS = 100_000
+RELEASE_TABLE = re.compile(r"release_v(\d+)")
 SCALARS = (str, int, float, bool)
 
 
@@ -33,6 +36,14 @@ class Hit:
     source_path: str
     attributes: dict[str, Any]
     thumbnail: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFacts:
+    """``size``: bytes; ``written``: when the last of it was."""
+
+    size: int
+    written: datetime
 
 
 def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
@@ -70,6 +81,31 @@ def holds_release(*, uri: str, table: str, embedded: Path) -> bool:
     except IndexError_:
         return False
     return index.fingerprint == facts["fingerprint"] and index.rows == facts["rows"]
+
+
+def list_releases(uri: str) -> dict[str, str]:
+    """The tables of releases in ``uri``, by the version of their release; tables of others are left out."""
+    found = [(table, RELEASE_TABLE.fullmatch(table)) for table in _list_tables(lancedb.connect(uri))]
+    return {match[1]: table for table, match in found if match}
+
+
+def describe_table(*, uri: str, table: str) -> TableFacts:
+    """How large and how old ``table`` is; a table that a killed writer left half can be described, too."""
+    folder = Path(uri) / f"{table}.lance"
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    if files:
+        last = max(file.st_mtime for file in files)
+        return TableFacts(size=sum(file.st_size for file in files), written=datetime.fromtimestamp(last, UTC))
+    opened: Any = lancedb.connect(uri).open_table(table)
+    written = max(version["timestamp"] for version in opened.list_versions()).astimezone(UTC)
+    return TableFacts(size=int(opened.stats()["total_bytes"]), written=written)
+
+
+def drop_table(*, uri: str, table: str) -> None:
+    """Delete ``table``; done again, nothing is there to delete."""
+    database = lancedb.connect(uri)
+    if table in _list_tables(database):
+        database.drop_table(table)
 
 
 def _read_facts(embedded: Path) -> dict[str, Any]:
@@ -149,6 +185,18 @@ class Index:
     def rows(self) -> int:
         """How many items are in the table."""
         return self._table.count_rows()
+
+    @property
+    def version(self) -> int:
+        """LanceDB's version of the table."""
+        return int(self._table.version)
+
+    def find(self, id_: str) -> dict[str, Any] | None:
+        """The row of an item as the table holds it, without vector and thumbnail, or None."""
+        names = [name for name in self._table.schema.names if name not in ("vector", "thumbnail")]
+        quoted = id_.replace("'", "''")
+        rows = self._table.search().where(f"id = '{quoted}'").select(names).limit(1).to_list()
+        return dict(rows[0]) if rows else None
 
     def search(self, vector_D: np.ndarray, *, k: int, where: str | None) -> list[Hit]:
         """The ``k`` items nearest to a unit vector, best first; ``where`` is an SQL condition on the columns.

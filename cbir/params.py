@@ -86,9 +86,15 @@ class EvaluateParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ReleaseParams:
-    """``name``: of the model in the registry."""
+    """``name``: of the model in the registry.
+
+    ``keep``: how many of the newest releases `cbir-ops releases gc` leaves. ``commit``: whether `retrain` commits
+    pointers and figures to git before it registers, so that `cbir-ops repro --verify` can make them again.
+    """
 
     name: str = "cbir"
+    keep: int = Field(5, ge=1)
+    commit: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cbir.encoder import Encoder
@@ -11,11 +10,7 @@ from cbir.images import load_query_image
 from cbir.index import Hit, Index
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
-
-
-def locate_index(workspace: Path) -> str:
-    """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace."""
-    return os.environ.get("CBIR_INDEX_URI", str(workspace / "lancedb"))
+from cbir.workspace import locate_index as locate_index
 
 
 class Searcher:

@@ -10,13 +10,19 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 
+from cbir.card_page import log_card
 from cbir.contest import record_split
 from cbir.errors import ReleaseError, WorkspaceError
 from cbir.gate_report import OUTCOMES
+from cbir.git import commit_pointers
 from cbir.index import holds_release, publish_table
+from cbir.params import ReleaseParams, load_section
+from cbir.promotion import open_registry
 from cbir.registry import Registry, Release, make_key
+from cbir.retention import clean_up, plan_cleaning
 from cbir.search import locate_index
 from cbir.split import KEPT
+from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.gate import (
     EMBEDDED,
@@ -26,7 +32,6 @@ from flows.gate import (
     decide_release,
     find_release,
     make_gate_key,
-    open_registry,
     read_json,
 )
 from flows.stages import STAGES, find_changes, has_remote, read_data_revision, read_rows_revision, run_dvc
@@ -124,6 +129,20 @@ def push_outputs(workspace: str) -> bool:
     return True
 
 
+@task(name="commit the pointers")
+def commit_data(workspace: str) -> str | None:
+    """Commit what this run wrote for git, and nothing else, where ``release.commit`` says so."""
+    root = Path(workspace)
+    if not load_section(root / "params.yaml", "release", ReleaseParams).commit:
+        return None
+    rows, revision = read_json(root / EMBEDDED)["rows"], read_data_revision(root)
+    message = f"Retrain: pointers and figures of {rows} rows, data {revision[:8]}"
+    commit = commit_pointers(root, message=message)
+    if commit:
+        get_run_logger().info("committed %s: %s", commit[:8], message)
+    return commit
+
+
 @task(name="compare with the live release", task_run_name="compare with the live release")
 def compare_live(workspace: str) -> dict[str, Any] | None:
     """What the flow returns where there is nothing left to do, else None."""
@@ -156,20 +175,23 @@ def register_release(workspace: str) -> str:
             data_revision=read_data_revision(root),
             rows_revision=read_rows_revision(root),
             metrics=read_json(root / "metrics.json"),
-            files=[
-                root / "metrics.json",
-                root / "data/evaluated/statistics.json",
-                root / "data/validated/validation.json",
-                root / "params.yaml",
-                root / "dvc.lock",
-                split,
-            ],
+            files=[*list_evidence(root), split],
             now=datetime.now(UTC),
+            facts=collect_facts(root),
         )
     champion = registry.find_champion()
     if champion is None or champion.version != release.version:
         registry.name_challenger(release)
     return release.key
+
+
+@task(name="write the model card", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def describe_release(workspace: str, key: str) -> None:
+    """Log what a reviewer reads first; done again, it is written anew, with what has come to be known since."""
+    root = Path(workspace)
+    registry, release = find_release(root, key)
+    with tempfile.TemporaryDirectory() as folder:
+        log_card(root, registry=registry, release=release, folder=Path(folder))
 
 
 @task(name="publish the index table", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
@@ -219,6 +241,17 @@ def promote(workspace: str, key: str) -> str:
     return "promoted"
 
 
+@task(name="clean up", retries=1, retry_delay_seconds=2, retry_condition_fn=may_pass)
+def clean_releases(workspace: str) -> list[str]:
+    """Remove what is beyond ``release.keep``; return the versions that went."""
+    root, now = Path(workspace), datetime.now(UTC)
+    gone = clean_up(root, plan_cleaning(root, keep=None, now=now), now=now)
+    for removal in gone:
+        size = (removal.table_bytes + removal.model_bytes) / 1e6
+        get_run_logger().info("removed release %s, %s: %.1f MB", removal.version, removal.why, size)
+    return [removal.version for removal in gone]
+
+
 @flow(name="retrain", log_prints=True)
 def retrain(workspace: str) -> dict[str, Any]:
     """From raw files to a live release; run again after any failure, it finishes the job and duplicates nothing.
@@ -239,6 +272,7 @@ def retrain(workspace: str) -> dict[str, Any]:
             if stage == "split" and keep_split(workspace):
                 run_stage(workspace, stage)  # with itself as an input now; it comes out as it was
     push_outputs(workspace)
+    commit_data(workspace)
     done = compare_live(workspace)
     if done is not None:
         logger.info("nothing to do: %s; release %s is live", done["outcome"], done["version"])
@@ -248,7 +282,9 @@ def retrain(workspace: str) -> dict[str, Any]:
     check_release(workspace, key)
     compare_champion(workspace, key)
     verdict = decide_release(workspace, key)
+    describe_release(workspace, key)
     outcome = promote(workspace, key) if verdict == "pass" else OUTCOMES[verdict]
     summary = summarise_run(workspace, outcome)
+    clean_releases(workspace)
     logger.info("%s: release %s is live", outcome, summary["version"])
     return summary

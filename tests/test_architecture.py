@@ -10,13 +10,14 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"errors", "records", "params"},
+    0: {"errors", "records", "params", "workspace"},
     1: {"images", "texts", "metrics", "losses", "statistics"},
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
     | {"baselines", "expectations", "golden", "query_sets"},
-    3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"},
-    4: {"search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"} | {"gate_report", "override"},
-    5: {"cli", "demo"},
+    3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index", "git", "outputs"},
+    4: {"search", "report", "evaluation_page", "promotion", "retention", "releases", "lineage", "card", "card_page"}
+    | {"gate", "contest", "index_check", "smoke", "gate_report", "override"},
+    5: {"cli", "demo", "release_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 STAGES = {"ingest", "validate", "split", "train", "embed", "evaluate"}

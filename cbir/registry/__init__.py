@@ -6,29 +6,38 @@ import getpass
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, Run
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from cbir.errors import ReleaseError
+from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 RELEASE_KEY = "release_key"
+WANTED = "wanted_at"  # when a run last registered what was registered already
+PINNED = "pinned"  # why it is never cleaned up
+HISTORY = "history."
+GATE = "gate."
+MODEL = "model"  # folder of a run's artifacts
+ENCODER = "artifacts/encoder"  # of a model
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """An MLflow model version, and what search needs of it."""
+    """An MLflow model version, and what search needs of it; ``tags`` are as they were when it was read."""
 
     name: str
     version: str
@@ -36,11 +45,19 @@ class Release:
     fingerprint: str
     data_revision: str
     encoder_uri: str
+    run_id: str
+    made: datetime
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def table(self) -> str:
         """The index table: a function of the version, so that model and vectors cannot disagree."""
         return f"release_v{self.version}"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is never cleaned up."""
+        return PINNED in self.tags
 
 
 class Registry:
@@ -63,14 +80,16 @@ class Registry:
         metrics: Mapping[str, Any],
         files: list[Path],
         now: datetime,
+        facts: Mapping[str, str] | None = None,
     ) -> Release:
         """Register a release, or return the one with the same encoder, data and rows: done twice, it is there once.
 
-        ``rows_revision`` is a hash of the rows and vectors that its table will hold.
+        ``rows_revision`` is a hash of the rows and vectors that its table will hold; ``facts`` become tags.
         """
         key = make_key(fingerprint, data_revision, rows_revision)
         existing = self.find(key)
         if existing is not None:
+            self._client.set_model_version_tag(self.name, existing.version, WANTED, now.isoformat())
             return existing
         run = self._find_or_create_run(key)
         run_id = run.info.run_id
@@ -81,16 +100,16 @@ class Registry:
             metrics=[Metric(_name_metric(name), value, stamp, 0) for name, value in flat.items()],
             params=[Param("fingerprint", fingerprint), Param("data_revision", data_revision)],
         )
-        self._client.log_artifacts(run_id, str(encoder), "encoder")
+        self._log_model(run_id, encoder)
         for file in files:
             self._client.log_artifact(run_id, str(file), "evidence")
         self._client.set_terminated(run_id)
         self._ensure_model()
         version = self._client.create_model_version(
             self.name,
-            source=f"{run.info.artifact_uri}/encoder",
+            source=f"{run.info.artifact_uri}/{MODEL}",
             run_id=run_id,
-            tags={RELEASE_KEY: key, "fingerprint": fingerprint, "data_revision": data_revision},
+            tags={RELEASE_KEY: key, "fingerprint": fingerprint, "data_revision": data_revision} | dict(facts or {}),
         )
         return _read_release(version)
 
@@ -138,30 +157,98 @@ class Registry:
             raise ReleaseError(f"There is no release {version} in the registry; there are: {known}.")
         return release
 
+    def list_releases(self) -> list[Release]:
+        """Every release, the newest first."""
+        found = self._client.search_model_versions(f"name = '{self.name}'")
+        releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
+        return sorted(releases, key=lambda release: int(release.version), reverse=True)
+
+    def read_aliases(self) -> dict[str, str]:
+        """Which version each alias names."""
+        model = self._find_model()
+        return {name: str(version) for name, version in model.aliases.items()} if model else {}
+
+    def read_metrics(self, release: Release) -> dict[str, float]:
+        """The figures that a release was registered with, by their names in ``metrics.json``, dotted."""
+        metrics = self._client.get_run(release.run_id).data.metrics
+        return {name.replace("_at_", "@"): value for name, value in metrics.items()}
+
+    def promote(
+        self, release: Release, *, reason: str, now: datetime, by: str | None = None, action: str = PROMOTE
+    ) -> None:
+        """Make ``release`` the champion by one alias move, the only live pointer, then append to the history.
+
+        Done again after a crash between the two, it adds the entry that is missing and nothing else. ``by``: who, where
+        it is not whoever runs this.
+        """
+        self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
+        if self.read_aliases().get(CHALLENGER) == release.version:
+            self._client.delete_registered_model_alias(self.name, CHALLENGER)
+        history = self.read_history()
+        if history and history[-1]["version"] == release.version:
+            return
+        self.append_log(release, action=action, reason=reason, now=now, by=by)
+
     def name_challenger(self, release: Release) -> None:
         """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
         self._client.set_registered_model_alias(self.name, CHALLENGER, release.version)
 
     def find_challenger(self) -> Release | None:
         """The release that is, or was last, before the gate; None where the last one went live."""
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHALLENGER))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise
+        version = self.read_aliases().get(CHALLENGER)
+        return None if version is None else self.get_version(version)
 
     def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
         """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
         for file in files:
-            self._client.log_artifact(self._get_run_id(release), str(file), "evidence")
+            self._client.log_artifact(release.run_id, str(file), "evidence")
         for name, value in tags.items():
-            self._client.set_model_version_tag(self.name, release.version, f"gate.{name}", value)
+            self._client.set_model_version_tag(self.name, release.version, f"{GATE}{name}", value)
 
     def read_gate_tags(self, release: Release) -> dict[str, str]:
-        """The ``gate.`` tags of a release, without their prefix; none where it was not decided on."""
+        """The ``gate.`` tags of a release as they are now, without their prefix; none where it was not decided on."""
         tags = self._client.get_model_version(self.name, release.version).tags
-        return {name.removeprefix("gate."): value for name, value in tags.items() if name.startswith("gate.")}
+        return {name.removeprefix(GATE): value for name, value in tags.items() if name.startswith(GATE)}
+
+    def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
+        """Write down what was done to a release; nothing is ever taken out again."""
+        entry = {
+            "version": release.version,
+            "at": now.isoformat(),
+            "by": by or _name_user(),
+            "why": reason,
+            "action": action,
+        }
+        last = max((int(name.removeprefix(HISTORY)) for name in self._read_log_tags()), default=-1)
+        self._client.set_registered_model_tag(self.name, f"{HISTORY}{last + 1:06d}", json.dumps(entry))
+
+    def read_history(self) -> list[Entry]:
+        """What was made live, oldest first: version, at, by, why, action."""
+        return select_moves(self.read_log())
+
+    def read_log(self) -> list[Entry]:
+        """Everything that was done to releases, oldest first: version, at, by, why, action."""
+        tags = self._read_log_tags()
+        entries: list[Entry] = [json.loads(tags[name]) for name in sorted(tags)]
+        return [entry | {"action": read_action(entry)} for entry in entries]
+
+    def _read_log_tags(self) -> dict[str, str]:
+        model = self._find_model()
+        return {name: value for name, value in model.tags.items() if name.startswith(HISTORY)} if model else {}
+
+    def pin(self, release: Release, *, reason: str) -> None:
+        """Keep a release from being cleaned up."""
+        self._client.set_model_version_tag(self.name, release.version, PINNED, reason)
+
+    def unpin(self, release: Release) -> None:
+        """Let a release be cleaned up again."""
+        self._client.delete_model_version_tag(self.name, release.version, PINNED)
+
+    def log_card(self, release: Release, files: list[Path], *, description: str) -> None:
+        """Keep the model card's ``files`` with the release, and show ``description`` on its page."""
+        for file in files:
+            self._client.log_artifact(release.run_id, str(file))
+        self._client.update_model_version(self.name, release.version, description)
 
     def fetch_evidence(self, release: Release, name: str) -> Path:
         """Local path of one file that was registered as evidence.
@@ -169,33 +256,7 @@ class Registry:
         Raises:
             ReleaseError: it cannot be had.
         """
-        return self._fetch(f"runs:/{self._get_run_id(release)}/evidence/{name}", f"{name} of release {release.version}")
-
-    def promote(self, release: Release, *, reason: str, now: datetime, by: str | None = None) -> None:
-        """Make ``release`` the champion by one alias move, the only live pointer, then append to the history.
-
-        Done again after a crash between the two, it adds the entry that is missing and nothing else. ``by``: who, where
-        it is not whoever runs this.
-        """
-        self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
-        challenger = self.find_challenger()
-        if challenger is not None and challenger.version == release.version:
-            self._client.delete_registered_model_alias(self.name, CHALLENGER)
-        history = self.read_history()
-        if history and history[-1]["version"] == release.version:
-            return
-        entry = {"version": release.version, "at": now.isoformat(), "by": by or _name_user(), "why": reason}
-        self._client.set_registered_model_tag(self.name, f"history.{len(history):06d}", json.dumps(entry))
-
-    def read_history(self) -> list[dict[str, str]]:
-        """What was promoted, oldest first: version, at, by, why."""
-        try:
-            tags = self._client.get_registered_model(self.name).tags
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return []
-            raise
-        return [json.loads(tags[name]) for name in sorted(tags) if name.startswith("history.")]
+        return self._fetch(f"runs:/{release.run_id}/evidence/{name}", f"{name} of release {release.version}")
 
     def download_encoder(self, release: Release) -> Path:
         """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere.
@@ -212,8 +273,41 @@ class Registry:
             reason = str(error).splitlines()[0]
             raise ReleaseError(f"The registry cannot give {what} ({reason}); restore it, or go on without.") from None
 
-    def _get_run_id(self, release: Release) -> str:
-        return str(self._client.get_model_version(self.name, release.version).run_id)
+    def measure_model(self, release: Release) -> int:
+        """How many bytes the model of a release takes; its evidence is not counted."""
+        return sum(self._walk_sizes(release.run_id, MODEL)) + sum(self._walk_sizes(release.run_id, "encoder"))
+
+    def _walk_sizes(self, run_id: str, path: str) -> Iterator[int]:
+        for entry in self._client.list_artifacts(run_id, path):
+            if entry.is_dir:
+                yield from self._walk_sizes(run_id, entry.path)
+            else:
+                yield entry.file_size or 0
+
+    def delete(self, release: Release) -> None:
+        """Delete a release's model and its version; the run stays, with figures, evidence and model card.
+
+        Registered again, the release comes back under a new version.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        run = self._client.get_run(release.run_id)
+        artifacts: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
+        for folder in (MODEL, "encoder"):
+            if self._client.list_artifacts(release.run_id, folder):
+                artifacts.delete_artifacts(folder)
+        self._client.delete_model_version(self.name, release.version)
+
+    def _log_model(self, run_id: str, encoder: Path) -> None:
+        """Upload the encoder as an MLflow model.
+
+        Into the run, not as a LoggedModel: done again after a crash, it overwrites itself and leaves no orphan.
+        """
+        from cbir.registry.package import package_encoder
+
+        with tempfile.TemporaryDirectory() as folder:
+            package_encoder(encoder, Path(folder) / MODEL)
+            self._client.log_artifacts(run_id, str(Path(folder) / MODEL), MODEL)
 
     def _find_or_create_run(self, key: str) -> Run:
         """The run of this release: the one that a register killed halfway left, or a new one."""
@@ -224,12 +318,16 @@ class Registry:
         return self._client.create_run(experiment, run_name=f"release {key[:8]}", tags={RELEASE_KEY: key})
 
     def _ensure_model(self) -> None:
-        try:
-            self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code not in ABSENT:
-                raise
+        if self._find_model() is None:
             self._client.create_registered_model(self.name)
+
+    def _find_model(self) -> RegisteredModel | None:
+        try:
+            return self._client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
 
     def _get_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.name)
@@ -270,11 +368,15 @@ def make_key(*parts: str) -> str:
 
 
 def _read_release(version: Any) -> Release:
+    whole = version.source.rstrip("/").endswith("/encoder")  # as releases were before they were MLflow models
     return Release(
         name=version.name,
         version=str(version.version),
         key=version.tags[RELEASE_KEY],
         fingerprint=version.tags["fingerprint"],
         data_revision=version.tags["data_revision"],
-        encoder_uri=version.source,
+        encoder_uri=version.source if whole else f"{version.source}/{ENCODER}",
+        run_id=str(version.run_id),
+        made=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        tags=dict(version.tags),
     )

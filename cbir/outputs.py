@@ -1,0 +1,48 @@
+"""Where a stage's output lies by its hash, whatever is checked out now."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cbir.errors import StageError, WorkspaceError
+
+
+def find_cache(workspace: Path) -> Path:
+    """Folder of the workspace's DVC cache.
+
+    Raises:
+        StageError: DVC does not say.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"],
+        cwd=workspace,
+        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise StageError(f"`dvc cache dir` failed in {workspace}: {done.stderr.strip()}")
+    return workspace / done.stdout.strip().splitlines()[-1]
+
+
+def list_files(cache: Path, md5: str) -> dict[str, Path]:
+    """The files of an output that is a folder, by their paths in it.
+
+    Raises:
+        WorkspaceError: one is not in the cache.
+    """
+    listed = json.loads(_locate(cache, md5).read_text())
+    return {entry["relpath"]: _locate(cache, entry["md5"]) for entry in listed}
+
+
+def _locate(cache: Path, md5: str) -> Path:
+    path = cache / "files" / "md5" / md5[:2] / md5[2:]
+    if not path.exists():
+        raise WorkspaceError(
+            f"The output {md5} is not in the DVC cache {cache}; check out the release's git commit and run `dvc fetch`."
+        )
+    return path

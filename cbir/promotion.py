@@ -1,0 +1,162 @@
+"""How a person makes a release live, or goes back to an earlier one: model and table together, by one alias move."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cbir.errors import IndexError_, ReleaseError
+from cbir.index import Index
+from cbir.params import ReleaseParams, load_section
+from cbir.registry import Registry, Release
+from cbir.registry.history import PIN, PROMOTE, ROLLBACK, UNPIN, stack_champions
+from cbir.workspace import locate_index
+
+ROWS = "rows"
+REMEDY = (
+    "choose another (`cbir-ops releases list`), or check out its git commit, run `dvc checkout`, move the table away "
+    "and run `cbir-ops retrain`."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """What was live before and is now; ``seconds``: what the alias and the history took."""
+
+    before: str | None
+    version: str
+    table: str
+    seconds: float
+
+
+def open_registry(workspace: Path) -> Registry:
+    """The registry of a workspace, by its params.
+
+    Raises:
+        ParamsError: the params file is missing or wrong.
+    """
+    return Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+
+
+def check_table(release: Release, *, uri: str) -> None:
+    """Refuse a release whose table is not there, or not whole, or of another encoder.
+
+    Raises:
+        IndexError_: so it is.
+    """
+    try:
+        index = Index.open(uri=uri, table=release.table)
+    except IndexError_:
+        raise IndexError_(
+            f"Release {release.version} cannot go live: its table {release.table} is missing in {uri}; {REMEDY}"
+        ) from None
+    rows = release.tags.get(ROWS, str(index.rows))
+    if (index.fingerprint, str(index.rows)) != (release.fingerprint, rows):
+        raise IndexError_(
+            f"Release {release.version} cannot go live: its table {release.table} has {index.rows} rows of encoder "
+            f"{index.fingerprint}, not {rows} of {release.fingerprint}; {REMEDY}"
+        )
+
+
+def promote_release(workspace: Path, *, version: str, reason: str, now: datetime) -> Move:
+    """Make a release live that nothing speaks against, on a person's account.
+
+    Raises:
+        ReleaseError: there is no such release or no reason, or the gate did not let it pass.
+        IndexError_: its table is missing or does not match.
+        TowerError: its encoder cannot be loaded.
+    """
+    from cbir.search import Searcher
+
+    reason = _check_reason(reason)
+    registry = open_registry(workspace)
+    release = registry.get_version(version)
+    verdict = release.tags.get("gate.verdict", "pass")
+    if verdict != "pass":
+        raise ReleaseError(
+            f"The gate's verdict on release {version} is {verdict}; to promote it on your own account: "
+            f'`cbir-ops gate --override --release {version} --by NAME --reason "..."`.'
+        )
+    check_table(release, uri=locate_index(workspace))
+    Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
+    return _move(registry, release, action=PROMOTE, reason=reason, now=now)
+
+
+def roll_back(workspace: Path, *, to: str | None, reason: str, now: datetime) -> Move:
+    """Make the release live again that was so before, or ``to``.
+
+    Raises:
+        ReleaseError: there is no such release, or no reason.
+        IndexError_: its table is missing or does not match.
+    """
+    reason = _check_reason(reason)
+    registry = open_registry(workspace)
+    version = to if to is not None else find_previous(registry)
+    release = registry.get_version(version)
+    check_table(release, uri=locate_index(workspace))
+    registry.download_encoder(release)
+    return _move(registry, release, action=ROLLBACK, reason=reason, now=now)
+
+
+def find_previous(registry: Registry) -> str:
+    """Version of the release that was live before the one that is, and still exists.
+
+    Raises:
+        ReleaseError: there is none, or the history does not say what is live.
+    """
+    champion = registry.get_champion()
+    stack = stack_champions(registry.read_history())
+    if stack[-1:] != [champion.version]:
+        last = f"release {stack[-1]}" if stack else "nothing"
+        raise ReleaseError(
+            f"Release {champion.version} is live, but the history ends with {last}: a move was cut short, or the alias "
+            "was moved by hand; say which release to go back to with --to."
+        )
+    known = {release.version for release in registry.list_releases()}
+    before = [version for version in stack[:-1] if version in known and version != champion.version]
+    if not before:
+        raise ReleaseError(f"No release was live before release {champion.version}; name one with --to.")
+    return before[-1]
+
+
+def pin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> None:
+    """Keep a release from being cleaned up.
+
+    Raises:
+        ReleaseError: there is no such release.
+    """
+    registry = open_registry(workspace)
+    release = registry.get_version(version)
+    registry.pin(release, reason=reason)
+    registry.append_log(release, action=PIN, reason=reason, now=now)
+
+
+def unpin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> None:
+    """Let a release be cleaned up again.
+
+    Raises:
+        ReleaseError: there is no such release, or it is not pinned.
+    """
+    registry = open_registry(workspace)
+    release = registry.get_version(version)
+    if not release.pinned:
+        raise ReleaseError(f"Release {version} is not pinned; see `cbir-ops releases list`.")
+    registry.unpin(release)
+    registry.append_log(release, action=UNPIN, reason=reason, now=now)
+
+
+def _check_reason(reason: str) -> str:
+    if not reason.strip():
+        raise ReleaseError('A reason is needed, for who reads the history later: --reason "...".')
+    return reason.strip()
+
+
+def _move(registry: Registry, release: Release, *, action: str, reason: str, now: datetime) -> Move:
+    champion = registry.find_champion()
+    start = time.perf_counter()
+    registry.promote(release, reason=reason, now=now, action=action)
+    seconds = time.perf_counter() - start
+    before = champion.version if champion else None
+    return Move(before=before, version=release.version, table=release.table, seconds=round(seconds, 3))

@@ -1,0 +1,40 @@
+"""What is written down with a release about the files that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from cbir.git import read_state
+
+EVIDENCE = (
+    "metrics.json",
+    "data/evaluated/statistics.json",
+    "data/evaluated/per_query.parquet",
+    "data/evaluated/slices.json",
+    "data/validated/validation.json",
+    "params.yaml",
+    "dvc.lock",
+)
+LONGEST = 500  # characters of the list of changed files
+
+
+def list_evidence(root: Path) -> list[Path]:
+    """Files that are kept with a release; of those that only some evaluations write, what is there."""
+    return [root / name for name in EVIDENCE if (root / name).exists()]
+
+
+def collect_facts(root: Path) -> dict[str, str]:
+    """Tags of a release: its rows, the hash of its ``dvc.lock``, and where git stood."""
+    state = read_state(root)
+    facts = {
+        "rows": str(json.loads((root / "data/embedded/embedded.json").read_text())["rows"]),
+        "dvc_lock": hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest(),
+        "git_dirty": str(state.dirty).lower(),
+    }
+    if state.commit:
+        facts["git_commit"] = state.commit
+    if state.changed:
+        facts["git_changed"] = ", ".join(state.changed)[:LONGEST]
+    return facts
