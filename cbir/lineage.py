@@ -69,7 +69,7 @@ def _describe_release(release: Release) -> Facts:
         "fingerprint": release.fingerprint,
         "data_revision": release.data_revision,
         "git_commit": release.tags.get("git_commit"),
-        "git_dirty": release.tags.get("git_dirty"),
+        "git_dirty": release.tags.get("git_dirty") != "false",
     }
 
 

@@ -46,7 +46,7 @@ def list_(as_json: AsJson = False) -> None:
         ]
         for entry in entries
     ]
-    _print_table(["", "", "made, UTC", "data", "commit", "rows", "table", *KEY_METRICS], rows)
+    _print_table(["release", "", "made, UTC", "data", "commit", "rows", "table", *KEY_METRICS], rows)
 
 
 @app.command()
@@ -202,7 +202,7 @@ def repro(
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=datetime.isoformat))
 
 
 def _print_line(value: dict[str, Any], line: str, *, as_json: bool) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 from PIL import Image
 
 CODE = Path(__file__).with_name("release_model.py")
 LIBRARY = Path(__file__).parent.parent
 ENCODER = "artifacts/encoder"  # in the model's folder
-REQUIRED = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "safetensors", "tokenizers", "torch")
+REQUIRED = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "safetensors", "scipy", "tokenizers", "torch")
 
 
 def package_encoder(encoder: Path, folder: Path) -> None:
@@ -44,8 +45,9 @@ def package_encoder(encoder: Path, folder: Path) -> None:
 
 
 def _describe(encoder: Path) -> ModelSignature:
+    """``image`` is of any type: MLflow's own for bytes takes no null from JSON."""
     dimensions = json.loads((encoder / "encoder.json").read_text()).get("dimensions", -1)
-    inputs = Schema([ColSpec("binary", "image", required=False), ColSpec("string", "text", required=False)])
+    inputs = Schema([ColSpec(AnyType(), "image", required=False), ColSpec("string", "text", required=False)])
     return ModelSignature(inputs, Schema([TensorSpec(np.dtype("float32"), (-1, dimensions))]))
 
 
