@@ -1,4 +1,4 @@
-"""How fast the parts are on this machine: ``make bench``, or ``python -m benchmarks towers step metrics query``."""
+"""How fast the parts are on this machine: ``make bench``, or ``python -m benchmarks embedding step metrics query``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from benchmarks import encoder, queries, scores
 
 PARTS: dict[str, Callable[[], list[list[str]]]] = {
-    "towers": encoder.measure_towers,
+    "embedding": encoder.measure_embedding,
     "step": encoder.measure_step,
     "metrics": scores.measure_metrics,
     "query": queries.measure_queries,

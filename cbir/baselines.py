@@ -5,42 +5,50 @@ Shapes: N items, V visual width, W text width, H bins of the histogram.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import bm25s
 import numpy as np
 
 from cbir.encoder import Features
-from cbir.towers import COLOUR_LEVELS
+from cbir.towers.shape import COLOURS, Blocks, TowerShapes
 
 
-def pool_towers(features: Features) -> dict[str, np.ndarray]:
-    """Unit vectors of the towers' mean tokens; the dot product of ``sum`` is the plain sum of the two cosines."""
-    image_NV = normalise(features.grid_BGV[:, 0].astype(np.float32) * features.has_image_B[:, None])
-    text_NW = (features.tokens_BTW * features.token_mask_BT[..., None]).sum(1, dtype=np.float32)
-    text_NW = normalise(text_NW * features.has_text_B[:, None])
-    return {"image_only": image_NV, "text_only": text_NW, "sum": np.concatenate([image_NV, text_NW], axis=1)}
+def pool_towers(features: Features, shapes: TowerShapes) -> dict[str, np.ndarray]:
+    """Unit vectors of what the towers say as a whole; the dot product of ``sum`` is the sum of the two cosines."""
+    image_NF = _take_whole(features.image_BS, features.has_image_B, shapes.visual.blocks)
+    text_NW = _take_whole(features.text_BR, features.has_text_B, shapes.text.blocks)
+    return {"image_only": image_NF, "text_only": text_NW, "sum": np.concatenate([image_NF, text_NW], axis=1)}
+
+
+def _take_whole(summary_NS: np.ndarray, there_N: np.ndarray, blocks: Blocks) -> np.ndarray:
+    """The first block of a summary, as unit vectors; zeros where the modality is missing."""
+    return normalise(summary_NS[:, : blocks[0][0]].astype(np.float32) * there_N[:, None])
 
 
 def take_histogram(features: Features) -> np.ndarray:
     """The colour histogram (N, H) as Swain & Ballard 1991; its dot product is the Bhattacharyya coefficient."""
-    return features.image_BS[:, -(COLOUR_LEVELS**3) :].astype(np.float32) * features.has_image_B[:, None]
+    return features.image_BS[:, -COLOURS:].astype(np.float32) * features.has_image_B[:, None]
 
 
-def score_captions(captions: Sequence[str | None]) -> np.ndarray:
-    """BM25 of every caption as a query against all captions, float32 (N, N); zeros for an item without words.
+def score_captions(captions: Sequence[str | None]) -> Callable[[np.ndarray], np.ndarray]:
+    """BM25 of the captions of given rows as queries against all captions, float32 (B, N); zeros without words.
 
     Lucene's variant, k1 1.5, b 0.75, English stop words left out (Robertson & Zaragoza 2009; Lù 2024, BM25S).
     """
     words = bm25s.tokenize([text or "" for text in captions], stopwords="en", return_ids=False, show_progress=False)
-    score_NN = np.zeros((len(words), len(words)), np.float32)
+    index = bm25s.BM25()
     if any(words):
-        index = bm25s.BM25()
         index.index(words, show_progress=False)
-        for n, asked in enumerate(words):
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        score_BN = np.zeros((len(rows), len(words)), np.float32)
+        for score_N, asked in zip(score_BN, (words[row] for row in rows), strict=True):
             if asked:
-                score_NN[n] = index.get_scores(asked)
-    return score_NN
+                score_N[:] = index.get_scores(asked)
+        return score_BN
+
+    return score
 
 
 def normalise(vector_ND: np.ndarray) -> np.ndarray:

@@ -132,6 +132,22 @@ def report() -> None:
 
 
 @app.command()
+def evaluate(
+    source: Annotated[str, typer.Option("--data", help="A folder of pictures in any layout that can be imported.")],
+    release: Annotated[str, typer.Option(help="Whose encoder: `champion`, or its number.")] = "champion",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a release on other data, all of it test items; data/ stays as it is. Writes a page into reports/."""
+    from cbir.outside import evaluate_outside, list_figures, locate_encoder
+
+    workspace = find_workspace()
+    found = evaluate_outside(source, encoder_folder=locate_encoder(workspace, release), workspace=workspace)
+    lines = [json.dumps(found.metrics, indent=2)] if as_json else list_figures(found.metrics)
+    typer.echo("\n".join(lines))
+    typer.echo(f"{json.dumps(found.metrics['counts'])}\n{found.page}", err=True)
+
+
+@app.command()
 def demo() -> None:
     """The main job on the embedded default: import OpenMoji, retrain, ask."""
     from cbir.demo import show_release

@@ -21,7 +21,7 @@ from rich.progress import track
 
 from cbir.encoder import Features, compute_features
 from cbir.images import decode_png
-from cbir.towers import GRID_CELLS, TEXT_ONNX, TEXT_WIDTH, TOKENIZER, VISUAL_ONNX, VISUAL_WIDTH, Towers, hash_files
+from cbir.towers.run import FILES, Towers, hash_files
 
 BATCH = 32
 CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the workspace
@@ -33,7 +33,7 @@ def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, 
     An item's text is its first caption; the others count in ``captions_BR``. Tokens and summaries come back as float16.
     """
     towers = Towers(towers_folder)
-    fingerprint = hash_files([towers_folder / name for name in (VISUAL_ONNX, TEXT_ONNX, TOKENIZER)])
+    fingerprint = hash_files([towers_folder / name for name in FILES])
     starts = range(0, items.num_rows, block_rows)
     blocks = [
         _load_block(items.slice(start, block_rows), towers=towers, fingerprint=fingerprint, cache=cache)
@@ -94,8 +94,6 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
             towers,
             [decode_png(image) for image in images[start : start + BATCH]],
             texts[start : start + BATCH],
-            grid_shape=(GRID_CELLS, VISUAL_WIDTH),
-            text_width=TEXT_WIDTH,
         )
         for start in range(0, len(images), BATCH)
     ]

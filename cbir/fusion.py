@@ -20,6 +20,7 @@ from torch import nn
 
 from cbir.classes import NamedClasses
 from cbir.kernel import Blocks, KernelHead
+from cbir.similarity import Similarity
 
 GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
@@ -51,6 +52,7 @@ class FusionConfig:
     image_landmarks: int
     text_landmarks: int
     label_shares: tuple[float, float]
+    similarity: Similarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +83,14 @@ class Tokens:
 class Fusion(nn.Module):
     """Tower outputs -> unit vectors; either modality may be missing in any row."""
 
+    turn_DD: torch.Tensor
+
     def __init__(
         self, config: FusionConfig, *, visual_blocks: Blocks, text_blocks: Blocks, dropout: float = 0.0, heads: int = 4
     ) -> None:
         super().__init__()
         self.heads, self.label_shares = heads, config.label_shares
+        self.similarity = config.similarity
         self.labels, self.words = config.labels, config.words
         self.head_width, self.raw_from = visual_blocks[0][0], visual_blocks[0][0] + visual_blocks[1][0]
         raw = sum(width for width, _ in visual_blocks) - visual_blocks[1][0]
@@ -95,7 +100,7 @@ class Fusion(nn.Module):
         self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(sum(w for w, _ in text_blocks), config.words).requires_grad_(False)
-        self.named = NamedClasses(classes=config.classes, visual_width=config.visual_width, words=config.words)
+        self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
         self.image = nn.Linear(outputs + raw, width)
         self.text = nn.Linear(outputs, width)
         self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)
@@ -107,11 +112,12 @@ class Fusion(nn.Module):
         self.query = nn.Linear(width, ATTENTION)
         self.found = _zero_linear(ATTENTION, width)
         self.mix = _zero_residual(3 * width, width, dropout=dropout, dropout_in=0.0)
+        self.register_buffer("turn_DD", torch.eye(config.dimensions))
         self.trust = _zero_linear(outputs + config.labels, 1)
         self.hear = _zero_linear(2 * config.words, 2)
 
     def forward(self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, tokens: Tokens) -> torch.Tensor:
-        """Return unit vectors. Rows of a missing modality are ignored, whatever they hold."""
+        """Return vectors, of unit length for the cosine. Rows of a missing modality are ignored, whatever they hold."""
         with torch.no_grad():
             evidence = self.assemble(
                 image_BS, text_BR, image_BO=self.image_head(image_BS), text_BL=self.text_head(text_BR)
@@ -141,15 +147,23 @@ class Fusion(nn.Module):
         return self.image.out_features + self.kept
 
     def blend(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
-        """The instance part, unit vectors (B, D)."""
+        """The instance part (B, D), unit vectors where they are compared by the cosine."""
         image_BD = self._see(evidence.image_BE) * tokens.has_image_B[:, None]
-        text_BD = F.normalize(self.text(evidence.text_BE) + self.text_residual(evidence.text_BE), dim=1)
+        text_BD = self._finish(self.text(evidence.text_BE) + self.text_residual(evidence.text_BE))
         text_BD = text_BD * tokens.has_text_B[:, None]
-        base_BD = F.normalize(image_BD + text_BD, dim=1)
+        base_BD = self._finish((image_BD + text_BD) / self._count(tokens))
         mixed_BD = self.mix(torch.cat([image_BD, text_BD, image_BD * text_BD], dim=1))
         found_BD = self.found(self.attention_dropout(self._attend(base_BD.detach(), tokens)))
-        projected_BD = F.normalize(base_BD + found_BD + mixed_BD, dim=1)
-        return F.normalize(torch.cat([projected_BD, self._say(evidence, tokens)], dim=1), dim=1)
+        projected_BD = self._finish(base_BD + found_BD + mixed_BD)
+        return self._finish(torch.cat([projected_BD, self._say(evidence, tokens)], dim=1))
+
+    def _finish(self, vector_BD: torch.Tensor) -> torch.Tensor:
+        """Unit vectors for the cosine; where length says something, as it is."""
+        return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
+
+    def _count(self, tokens: Tokens) -> torch.Tensor:
+        """How many modalities each row has, (B, 1), at least 1."""
+        return (tokens.has_image_B.float() + tokens.has_text_B.float()).clamp(min=1)[:, None]
 
     def _say(self, evidence: Evidence, tokens: Tokens) -> torch.Tensor:
         """The first components of the words; what a wish says counts otherwise than what a caption says."""
@@ -164,9 +178,8 @@ class Fusion(nn.Module):
         """The whole vector: the label part, longer where both modalities are there, then the instance part."""
         alone, both = self.label_shares
         share_B1 = alone + (both - alone) * (tokens.has_image_B & tokens.has_text_B)[:, None]
-        return F.normalize(
-            torch.cat([share_B1 * self.judge_labels(evidence, tokens=tokens), instance_BD], dim=1), dim=1
-        )
+        whole_BD = torch.cat([share_B1 * self.judge_labels(evidence, tokens=tokens), instance_BD], dim=1)
+        return self._finish(whole_BD) @ self.turn_DD
 
     def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""
@@ -176,7 +189,7 @@ class Fusion(nn.Module):
 
     def _see(self, image_BE: torch.Tensor) -> torch.Tensor:
         image_BE = self.input_dropout(image_BE)
-        return F.normalize(self.image(image_BE) + self.image_residual(image_BE), dim=1)
+        return self._finish(self.image(image_BE) + self.image_residual(image_BE))
 
     def _attend(self, base_BD: torch.Tensor, tokens: Tokens) -> torch.Tensor:
         grid_BGV, text_BTW = self.attention_dropout(tokens.grid_BGV), self.attention_dropout(tokens.text_BTW)
@@ -209,6 +222,17 @@ def _zero_residual(width_in: int, width_out: int, *, dropout: float, dropout_in:
     )
 
 
+def order_dimensions(fusion: Fusion, vector_ND: torch.Tensor) -> None:
+    """Turn the space so that its first dimensions say most of ``vector_ND``, and leave every comparison as it is.
+
+    The first 64 or 128 then do on their own (as those of Kusupati et al. 2022, Matryoshka representation learning): of
+    all of that number the principal directions keep most of the vectors' dot products (Eckart & Young 1936).
+    """
+    vector_ND = vector_ND.double()
+    strength, directions = torch.linalg.eigh(vector_ND.T @ vector_ND)
+    fusion.turn_DD.copy_(fusion.turn_DD @ directions[:, strength.argsort(descending=True)].float())
+
+
 def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Tensor) -> None:
     """Start both projections at the directions in which images and texts vary together most.
 
@@ -222,3 +246,12 @@ def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Ten
             linear.weight.zero_()
             linear.weight[:kept] = direction[:kept]
             linear.bias.copy_(-linear.weight @ mean)
+            if fusion.similarity != "cosine":
+                _scale_to_unit(linear, image_NE if linear is fusion.image else text_NE)
+
+
+def _scale_to_unit(linear: nn.Linear, row_NE: torch.Tensor) -> None:
+    """Let the rows' outputs have unit length on average, for nothing after it does."""
+    length = linear(row_NE).square().sum(1).mean().sqrt().clamp(min=1e-6)
+    linear.weight.div_(length)
+    linear.bias.div_(length)

@@ -30,6 +30,7 @@ class GoldenQueries:
 
     ids: list[str]
     texts: list[str | None]
+    files: list[str | None]  # of the pictures, as the queries name them
     images: list[Image.Image | None]
     grade_QN: np.ndarray
 
@@ -46,8 +47,10 @@ def read_golden(folder: Path, item_ids: Sequence[str]) -> GoldenQueries:
     grade_QN = _read_grades(folder / QRELS, query_ids=ids, item_ids=item_ids)
     if idle := [id_ for id_, grade_N in zip(ids, grade_QN, strict=True) if not (grade_N > 0).any()]:
         raise GoldenError(f"{folder / QRELS} judges nothing relevant for {_name(idle)}; add a line, or drop the query.")
-    images = [load_query_image(folder / row["image"]) if row.get("image") else None for row in rows.values()]
-    return GoldenQueries(ids=ids, texts=[row.get("text") for row in rows.values()], images=images, grade_QN=grade_QN)
+    files = [row.get("image") or None for row in rows.values()]
+    images = [load_query_image(folder / file) if file else None for file in files]
+    texts = [row.get("text") for row in rows.values()]
+    return GoldenQueries(ids=ids, texts=texts, files=files, images=images, grade_QN=grade_QN)
 
 
 def _read_queries(path: Path) -> dict[str, dict[str, Any]]:

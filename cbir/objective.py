@@ -6,19 +6,24 @@ part.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from cbir.encoder import Features, make_tokens
+from cbir.clusters import connect_rows, find_equals
+from cbir.encoder import Features
 from cbir.features import first_captions, keep_modalities, replace_words, select_rows
+from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
+from cbir.metric_losses import SHARED, make_pair_loss
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis
-from cbir.towers import Towers
+from cbir.towers.run import Towers
 
 PROXY_TEMPERATURE = 0.15
 VIEWS = ((True, False), (False, True), (True, True))
@@ -26,7 +31,10 @@ PAIRS = ((0, 1, 2 / 3), (0, 2, 1 / 6), (1, 2, 1 / 6))  # of views, with the weig
 
 
 class TrainingData:
-    """Features, labels, clusters and codes of captions and pictures of the training items."""
+    """Features, labels and clusters of the training items.
+
+    ``code_N`` is equal where the caption or the picture is; ``label_code_N`` where all labels are.
+    """
 
     def __init__(
         self, items: pa.Table, features: Features, *, rows: np.ndarray, cluster: np.ndarray, most_labels: int
@@ -38,8 +46,9 @@ class TrainingData:
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster[rows]
         captions = [text or f"\0{i}" for i, text in enumerate(first_captions(items))]
-        self.caption_N = np.unique(captions, return_inverse=True)[1]
-        self.image_N = np.unique(items["sha256"].to_pylist(), return_inverse=True)[1]
+        self.code_N = connect_rows(find_equals(captions) + find_equals(items["sha256"].to_pylist()), count=len(rows))
+        labels = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(items["labels"].to_pylist())]
+        self.label_code_N = np.unique(labels, return_inverse=True)[1]
 
 
 class RelativeWords:
@@ -70,6 +79,8 @@ class Objective:
         self.relative, self.params = relative, params
         self.label_NL = torch.from_numpy(data.label_NL)
         self.place_LC = torch.from_numpy(data.basis_LC)
+        self.pair_loss = make_pair_loss(params.loss, temperature=params.temperature, similarity=params.similarity)
+        self.code_N = torch.from_numpy(data.label_code_N if params.loss in SHARED else data.code_N)
         width = fusion.instance_width
         self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
         if len(relative.word):
@@ -96,18 +107,13 @@ class Objective:
             self.fusion.blend(evidence, tokens=make_tokens(keep_modalities(features, image=image, text=text)))
             for image, text in VIEWS
         ]
-        same_BB = _equal(self.data.caption_N[batch]) | _equal(self.data.image_N[batch])
+        code_B = self.code_N[batch]
         there = [features.has_image_B, features.has_text_B, features.has_image_B & features.has_text_B]
         loss = torch.zeros(())
         for a, b, weight in PAIRS:
             both = np.flatnonzero(there[a] & there[b])
             if len(both) > 1:
-                loss = loss + weight * info_nce(
-                    views[a][both],
-                    views[b][both],
-                    same_BB=same_BB[both][:, both],
-                    temperature=self.params.temperature,
-                )
+                loss = loss + weight * self.pair_loss(views[a][both], views[b][both], code_B[both])
         label_BL = self.label_NL[batch]
         for view, shown in zip(views, there, strict=True):
             labels = proxy_loss(view[shown], self.proxy_LD, label_BL=label_BL[shown], temperature=PROXY_TEMPERATURE)
@@ -159,11 +165,10 @@ class Objective:
             self.fusion.compose(query_BD.detach(), asked, tokens=asked_tokens),
             self.fusion.compose(key_BD.detach(), answer, tokens=answer_tokens),
         )
-        same_BB, temperature = _equal(target), self.params.temperature
-        return info_nce(query_BD, key_BD, same_BB=same_BB, temperature=temperature) + info_nce(
-            *whole, same_BB=same_BB, temperature=temperature
+        compare = partial(
+            info_nce,
+            code_B=torch.from_numpy(target),
+            temperature=self.params.temperature,
+            similarity=self.params.similarity,
         )
-
-
-def _equal(code_B: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(code_B[:, None] == code_B[None, :])
+        return compare(query_BD, key_BD) + compare(*whole)

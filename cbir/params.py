@@ -13,6 +13,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 
 from cbir.errors import ParamsError
+from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
@@ -55,6 +56,20 @@ class SplitParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TowerParams:
+    """``visual``: ``efficientnet-lite0`` to ``2``, ``torchvision/vgg16``, ``resnet50`` or ``inception_v3``, or
+    ``open_clip/ARCHITECTURE``. ``text``: ``minilm-l6``, ``word-vectors``, ``open_clip/ARCHITECTURE``, or a sentence
+    transformer's folder. The weights are a checkpoint's path, a pretrained tag, or "random"; see ``docs/encoder.md``.
+    """
+
+    visual: str = "efficientnet-lite0"
+    visual_weights: str | None = None
+    pooling: Literal["mean", "gem", "attention"] = "mean"
+    text: str = "minilm-l6"
+    text_weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainParams:
     """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 
@@ -67,6 +82,16 @@ class TrainParams:
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    loss: Literal[
+        "info_nce",
+        "sigmoid",
+        "triplet_semihard",
+        "triplet_hardest",
+        "contrastive",
+        "supervised_contrastive",
+        "multi_similarity",
+    ] = "info_nce"
+    similarity: Similarity = "cosine"
     temperature: float = Field(0.07, gt=0)
     label_weight: float = Field(0.5, ge=0)
     relative_weight: float = Field(1.0, ge=0)
@@ -78,9 +103,15 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluateParams:
-    """``k``: the cut-offs of hit@k, recall@k and precision@k. ``seed``: of the bootstrap."""
+    """``k``: the cut-offs of hit@k, recall@k, precision@k and ndcg@k. ``seed``: of the bootstrap.
+
+    ``slices``: ``label``, ``has_caption``, ``size``, or any attribute of the items; one with fewer than
+    ``least_queries`` queries is counted and not scored.
+    """
 
     k: tuple[int, ...] = (1, 5, 10)
+    slices: tuple[str, ...] = ("label", "has_caption", "size")
+    least_queries: int = Field(20, ge=1)
     seed: int = 0
 
 

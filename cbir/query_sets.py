@@ -4,30 +4,34 @@
 |---|---|---|
 | ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
 | ``label`` | an item | the others that share a label |
+| ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
 | ``relative`` | a picture and a change of it in words | the picture that has the change |
 | ``relative_indexed`` | the same | the same, among items as the index holds them |
 
-Shapes: Q queries, N items of the gallery, D dimensions.
+Shapes: Q queries (B of one block), N items of the gallery, S signs, D dimensions, J judgements, P points of a curve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import csr_array, eye_array
 
-from cbir.baselines import normalise, pool_towers
+from cbir.answers import Answers
+from cbir.baselines import normalise
 from cbir.encoder import Encoder, Features
 from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
-from cbir.metrics import encode_labels, measure_run, share_labels
+from cbir.golden import GoldenQueries
+from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_items, read_relative, read_table
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Vectors = Mapping[str, np.ndarray]
-Run = tuple[np.ndarray, np.ndarray]  # query vectors (Q, D) and item vectors (N, D); a score is their dot product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +45,23 @@ class Gallery:
     cluster_N: np.ndarray
     labels: Sequence[Sequence[str]]
     captions: Sequence[str | None]
+    images: Sequence[bytes]
     features: Features
     pairs: Sequence[tuple[int, str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySet:
-    """Queries that each have something relevant: the row that asks, and the row that its gallery leaves out, or -1."""
+    """Queries that each have something relevant: an item that shares a sign with the query, unless it is left out.
+
+    ``asking_Q`` is the row of the item that asks, ``left_out_Q`` the row that the query's gallery leaves out, or -1.
+    """
 
     name: str
     asking_Q: np.ndarray
     left_out_Q: np.ndarray
-    relevant_QN: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """How one system answers one query set: id, cluster and figures (``map``, ``hit@1``, ...) of each query."""
-
-    query_set: str
-    system: str
-    ids: Sequence[str]
-    cluster_Q: np.ndarray
-    figures: dict[str, np.ndarray] = field(repr=False)
+    sign_QS: csr_array
+    sign_NS: csr_array
 
 
 def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str = "test") -> Gallery:
@@ -84,14 +82,15 @@ def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str 
 def select_gallery(
     items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
 ) -> Gallery:
-    """The given rows of ``items`` (id, captions, labels), ``features`` and clusters, and the pairs among them."""
-    chosen = items.take(rows)
+    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
+    chosen = items.select(["id", "captions", "labels"]).take(rows)
     ids = chosen["id"].to_pylist()
     return Gallery(
         ids=ids,
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
+        images=[items["image"][int(row)].as_py() for row in rows],
         features=select_rows(features, rows),
         pairs=read_relative(ingested, ids),
     )
@@ -101,79 +100,137 @@ def measure_encoder(encoder: Encoder, gallery: Gallery, *, ks: Sequence[int]) ->
     """Figures of every query of every query set; the gallery's ``features`` must be of the encoder's own towers.
 
     Two encoders that are given the same items answer the same queries in the same order.
+
+    Raises:
+        TrainingError: the encoder's scores are not numbers.
     """
     vectors = embed_views(encoder, gallery.features)
     for query_set in list_query_sets(gallery):
-        for system, run in run_encoder(encoder, gallery, query_set, vectors=vectors).items():
-            figures = measure_run(score_run(query_set, run), query_set.relevant_QN, ks=ks)
-            yield gather_answers(gallery, query_set, system=system, figures=figures)
+        for system, score in run_encoder(encoder, gallery, query_set, vectors=vectors).items():
+            yield measure_system(gallery, query_set, system=system, score=score, ks=ks)
+
+
+def measure_system(
+    gallery: Gallery, query_set: QuerySet, *, system: str, score: ScoreRows, ks: Sequence[int]
+) -> Answers:
+    """Figures of every query of one query set by one system's scores."""
+    rows = query_set.asking_Q
+    measured = measure_queries(
+        lambda start, stop: leave_out(query_set, score(start, stop), start=start),
+        lambda start, stop: judge_rows(query_set, start, stop),
+        queries=len(rows),
+        items=len(gallery.ids),
+        ks=ks,
+    )
+    return Answers(
+        query_set=query_set.name,
+        system=system,
+        ids=[gallery.ids[row] for row in rows],
+        cluster_Q=gallery.cluster_N[rows],
+        figures=measured.figures,
+        precision_QP=measured.precision_QP,
+    )
+
+
+def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int]) -> Answers:
+    """Figures of the user's own queries over every item; each query is a cluster of its own."""
+    measured = measure_queries(
+        score,
+        lambda start, stop: pack_qrels(queries.grade_QN[start:stop]),
+        queries=len(queries.ids),
+        items=queries.grade_QN.shape[1],
+        ks=ks,
+    )
+    return Answers(
+        query_set="golden",
+        system="fused",
+        ids=queries.ids,
+        cluster_Q=np.arange(len(queries.ids)),
+        figures=measured.figures,
+        precision_QP=measured.precision_QP,
+    )
+
+
+def leave_out(query_set: QuerySet, score_BN: np.ndarray, *, start: int) -> np.ndarray:
+    """Scores of the queries from ``start`` on, in place, minus infinity for what a query's gallery leaves out."""
+    left_out_B = query_set.left_out_Q[start : start + len(score_BN)]
+    there = np.flatnonzero(left_out_B >= 0)
+    score_BN[there, left_out_B[there]] = -np.inf
+    return score_BN
+
+
+def judge_rows(query_set: QuerySet, start: int, stop: int) -> Qrels:
+    """What is relevant to the queries from ``start`` to ``stop``, of grade 1."""
+    shared = (query_set.sign_QS[start:stop] @ query_set.sign_NS.T).tocoo()
+    query_J, item_J = shared.coords
+    kept = query_set.left_out_Q[start:stop][query_J] != item_J
+    query_J, item_J = query_J[kept], item_J[kept]
+    order_J = np.lexsort((item_J, query_J))
+    start_Q1 = np.concatenate([[0], np.cumsum(np.bincount(query_J, minlength=shared.shape[0]))])
+    return Qrels(start_Q1, item_J[order_J], np.ones(len(item_J)))
 
 
 def list_query_sets(gallery: Gallery) -> list[QuerySet]:
     """The query sets that have queries, each query with something relevant."""
     own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
     sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
-    sets.append(_ask_labels(gallery))
+    sets.append(_ask_others("label", gallery.labels))
+    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N]))
     sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
     return [one for one in sets if len(one.asking_Q)]
 
 
 def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
-    """The query's own item is what is relevant."""
-    relevant_QN = np.eye(len(gallery.ids), dtype=bool)[asking_Q]
-    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=np.full(len(asking_Q), -1), relevant_QN=relevant_QN)
+    """The query's own item is what is relevant: each item is a sign of its own."""
+    sign_NS = eye_array(len(gallery.ids), format="csr")
+    left_out_Q = np.full(len(asking_Q), -1)
+    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=left_out_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
 
 
-def _ask_labels(gallery: Gallery) -> QuerySet:
-    """Every item asks for the others that share a label."""
-    relevant_NN = share_labels(encode_labels(gallery.labels))
-    asking_Q = np.flatnonzero(relevant_NN.any(axis=1))
-    return QuerySet(name="label", asking_Q=asking_Q, left_out_Q=asking_Q, relevant_QN=relevant_NN[asking_Q])
+def _ask_others(name: str, signs: Sequence[Sequence[str]]) -> QuerySet:
+    """Every item asks for the others that share a sign, a label or the cluster."""
+    sign_NS = _encode_signs(signs)
+    shared_S = np.asarray(sign_NS.sum(axis=0)) > 1
+    asking_Q = np.flatnonzero(sign_NS @ shared_S)
+    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
+
+
+def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
+    """Which item has which sign, 1 where it does; one empty column if there are none."""
+    names = {name: n for n, name in enumerate(sorted({name for row in signs for name in row}))}
+    pairs = sorted({(n, names[name]) for n, row in enumerate(signs) for name in row})
+    row_J, sign_J = np.array(pairs, np.int64).reshape(-1, 2).T
+    return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(signs), max(len(names), 1)))
 
 
 def _ask_relative(name: str, gallery: Gallery) -> QuerySet:
     """This picture, but ...: the target is relevant, the reference itself is left out of the gallery."""
-    reference_Q = np.array([reference for reference, _, _ in gallery.pairs], np.int64)
-    relevant_QN = np.zeros((len(gallery.pairs), len(gallery.ids)), bool)
-    relevant_QN[np.arange(len(gallery.pairs)), [target for _, _, target in gallery.pairs]] = True
-    return QuerySet(name=name, asking_Q=reference_Q, left_out_Q=reference_Q, relevant_QN=relevant_QN)
+    pair_Q2 = np.array([(reference, target) for reference, _, target in gallery.pairs], np.int64).reshape(-1, 2)
+    reference_Q, target_Q = pair_Q2.T
+    sign_NS = eye_array(len(gallery.ids), format="csr")
+    return QuerySet(name=name, asking_Q=reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS)
 
 
-def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vectors: Vectors) -> dict[str, Run]:
+def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vectors: Vectors) -> dict[str, ScoreRows]:
     """The systems that an encoder is on a query set; ``vectors`` are those of ``embed_views``.
 
     ``fused_sum`` adds the encoder's vectors of the picture and of the wish.
     """
     image, text, both = (vectors[f"fused_{name}"] for name in VIEWS)
-    rows = query_set.asking_Q
+    rows, compare = query_set.asking_Q, partial(score_vectors, similarity=encoder.similarity)
     match query_set.name:
         case "text_to_image":
-            return {"fused": (text[rows], image)}
+            return {"fused": compare(text[rows], image)}
         case "image_to_text":
-            return {"fused": (image[rows], text)}
+            return {"fused": compare(image[rows], text)}
+        case "duplicate":
+            return {"fused": compare(image[rows], image)}
         case "label":
-            return {name: (vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
+            return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
     wishes = embed_views(encoder, read_wishes(encoder, gallery))
     wishes["fused_sum"] = normalise(wishes["fused_image"] + wishes["fused_text"])
     searched = image if query_set.name == "relative" else both
-    return {name: (query_QD, searched) for name, query_QD in wishes.items()}
-
-
-def run_towers(encoder: Encoder, gallery: Gallery, query_set: QuerySet) -> dict[str, Run]:
-    """The systems that the frozen towers are without any training of ours; untrained, they share no space.
-
-    For relative captions ``sum`` adds the cosines of picture to picture and of wish to caption.
-    """
-    rows = query_set.asking_Q
-    pooled = pool_towers(gallery.features)
-    match query_set.name:
-        case "label":
-            return {name: (vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
-        case "relative":
-            return {"image_only": (pooled["image_only"][rows], pooled["image_only"])}
-        case "relative_indexed":
-            return {"sum": (pool_towers(read_wishes(encoder, gallery))["sum"], pooled["sum"])}
-    return {}
+    return {name: compare(query_QD, searched) for name, query_QD in wishes.items()}
 
 
 def read_wishes(encoder: Encoder, gallery: Gallery) -> Features:
@@ -190,28 +247,3 @@ def embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
         f"fused_{name}": encoder.fuse(keep_modalities(features, image=image, text=text))
         for name, (image, text) in VIEWS.items()
     }
-
-
-def score_run(query_set: QuerySet, run: Run) -> np.ndarray:
-    """Scores (Q, N) of a run, minus infinity for the row that a query's gallery leaves out."""
-    query_QD, item_ND = run
-    return leave_out(query_set, query_QD @ item_ND.T)
-
-
-def leave_out(query_set: QuerySet, score_QN: np.ndarray) -> np.ndarray:
-    """The scores, in place, with minus infinity for the row that a query's gallery leaves out."""
-    asked = np.flatnonzero(query_set.left_out_Q >= 0)
-    score_QN[asked, query_set.left_out_Q[asked]] = -np.inf
-    return score_QN
-
-
-def gather_answers(gallery: Gallery, query_set: QuerySet, *, system: str, figures: dict[str, np.ndarray]) -> Answers:
-    """Figures of a query set's queries, with the id and the cluster of the item that asks each."""
-    rows = query_set.asking_Q
-    return Answers(
-        query_set=query_set.name,
-        system=system,
-        ids=[gallery.ids[row] for row in rows],
-        cluster_Q=gallery.cluster_N[rows],
-        figures=figures,
-    )

@@ -11,14 +11,15 @@ from cbir.index import Hit
 from cbir.records import write_text
 
 STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1080px;padding:0 1rem;
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1160px;padding:0 1rem;
   color:#202124;background:#fafafa}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:12px}
 figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
   padding:8px;box-sizing:border-box}
 figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
 table{border-collapse:collapse;background:#fff}
-td,th{padding:.35rem .9rem;border-bottom:1px solid #e3e3e3;text-align:right}
+td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:right;white-space:nowrap}
+.wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 td:first-child,th:first-child{text-align:left}.best{font-weight:700}
 """
 
@@ -32,7 +33,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of figures."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:

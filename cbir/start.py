@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from cbir.classes import Classes
-from cbir.encoder import Features, build_fusion
+from cbir.encoder import Features
+from cbir.fusing import build_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections
 from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
-from cbir.towers import GRID_CELLS, TEXT_BLOCKS, TEXT_WIDTH, VISUAL_BLOCKS, VISUAL_WIDTH
+from cbir.towers.shape import GRID_CELLS, TowerShapes
 
 WORDS = 512
 
@@ -41,6 +42,7 @@ def start_fusion(
     basis_LC: np.ndarray,
     cluster_N: np.ndarray,
     classes: Classes,
+    shapes: TowerShapes,
     params: TrainParams,
 ) -> tuple[Fusion, FusionConfig, Evidence]:
     """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items.
@@ -51,18 +53,23 @@ def start_fusion(
     label_NC = (label_NL - label_NL.mean(0)) @ basis_LC
     labels = label_NC.shape[1]
     text_head, text_NC = _fit_head(
-        features.text_BR, label_NC, there_N=features.has_text_B, blocks=TEXT_BLOCKS, cluster_N=cluster_N, rng=rng
+        features.text_BR, label_NC, there_N=features.has_text_B, blocks=shapes.text.blocks, cluster_N=cluster_N, rng=rng
     )
     words = _find_words(text_head, features)
     target_NO = np.concatenate([label_NC, words.word_NW], axis=1)
     image_head, image_NO = _fit_head(
-        features.image_BS, target_NO, there_N=features.has_image_B, blocks=VISUAL_BLOCKS, cluster_N=cluster_N, rng=rng
+        features.image_BS,
+        target_NO,
+        there_N=features.has_image_B,
+        blocks=shapes.visual.blocks,
+        cluster_N=cluster_N,
+        rng=rng,
     )
     _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
     _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
     config = FusionConfig(
-        visual_width=VISUAL_WIDTH,
-        text_width=TEXT_WIDTH,
+        visual_width=shapes.visual.width,
+        text_width=shapes.text.width,
         grid_cells=GRID_CELLS,
         dimensions=params.dimensions,
         labels=labels,
@@ -72,8 +79,9 @@ def start_fusion(
         image_landmarks=len(image_head.landmark_MF),
         text_landmarks=len(text_head.landmark_MF),
         label_shares=(params.label_share_alone, params.label_share_both),
+        similarity=params.similarity,
     )
-    fusion = build_fusion(config, dropout=params.dropout)
+    fusion = build_fusion(config, shapes, dropout=params.dropout)
     fusion.image_head, fusion.text_head = image_head, text_head
     _set_reader(fusion, words)
     _set_named(fusion, features, classes=classes)
@@ -113,7 +121,7 @@ def _set_reader(fusion: Fusion, words: _Words) -> None:
 
 
 def _set_named(fusion: Fusion, features: Features, *, classes: Classes) -> None:
-    pooled_NV = torch.from_numpy(features.image_BS[features.has_image_B, :VISUAL_WIDTH]).float()
+    pooled_NV = torch.from_numpy(features.image_BS[features.has_image_B, : fusion.head_width]).float()
     word_CW = fusion.read_words(fusion.text_head.normalise(torch.from_numpy(classes.text_CR)))
     fusion.named.fit(pooled_NV, classes=classes, word_CW=word_CW)
 

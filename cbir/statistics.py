@@ -80,11 +80,13 @@ def compare_systems(
     """Paired: both systems answered the same queries.
 
     The interval is a bootstrap over clusters; the p-value that of a two-sided permutation test that swaps the systems
-    in whole clusters.
+    in whole clusters: 1 where there is one cluster, which tells nothing.
     """
     difference_Q = ours_Q - theirs_Q
     low, high = find_interval(difference_Q, cluster_Q, rng=rng)
     total_C, _ = _sum_clusters(difference_Q, cluster_Q)
+    if len(total_C) < 2:
+        return Comparison(float(difference_Q.mean()), low, high, 1.0)
     swapped = stats.permutation_test(
         (total_C,),
         lambda total, axis: total.sum(axis),

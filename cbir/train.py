@@ -20,16 +20,22 @@ from rich.console import Console
 from rich.progress import track
 
 from cbir.classes import Classes
-from cbir.encoder import Features, run_fusion, save_fusion
+from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
 from cbir.features import keep_modalities, load_features, select_rows
-from cbir.fusion import Fusion, FusionConfig
+from cbir.fusing import run_fusion, save_fusion
+from cbir.fusion import Fusion, FusionConfig, order_dimensions
 from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
-from cbir.params import TrainParams, load_section
+from cbir.params import TowerParams, TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
+from cbir.similarity import compare_vectors
 from cbir.start import start_fusion
-from cbir.towers import Towers, export_default_towers, read_default_classes
+from cbir.towers.export import export_towers
+from cbir.towers.imagenet import read_classes
+from cbir.towers.run import Towers
+from cbir.towers.text import build_text
+from cbir.towers.visual import build_visual
 
 LEAST_ITEMS = 16
 PATIENCE = 3  # epochs without a better one, after which the first fit stops
@@ -37,7 +43,7 @@ TRUST_RATE = 10  # the few weights that decide on trust learn faster, for they s
 History = list[dict[str, Any]]
 
 
-def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> None:
+def train(ingested: Path, split: Path, out: Path, *, tower_params: TowerParams, params: TrainParams) -> None:
     """Choose the number of epochs by retrieval on validation, then train on train and validation items together.
 
     Writes the encoder folder ``out``: towers (ONNX), tokenizer, fusion weights (safetensors), sizes, history.
@@ -53,7 +59,8 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    export_default_towers(partial)
+    captions = [text for texts in items["captions"].take(rows["train"]).to_pylist() for text in texts or []]
+    export_towers(build_visual(tower_params), build_text(tower_params, captions=captions), partial)
     towers = Towers(partial)
     catalogue = _Catalogue(
         ingested=ingested,
@@ -61,13 +68,14 @@ def train(ingested: Path, split: Path, out: Path, *, params: TrainParams) -> Non
         cluster_N=table["cluster"],
         features=load_features(items, towers_folder=partial),
         towers=towers,
-        classes=read_default_classes(towers),
+        classes=read_classes(tower_params, towers),
     )
     fusion, config, history = _choose_epochs(catalogue, rows["train"], validation=rows["validation"], params=params)
+    known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
     if len(rows["validation"]) and history:
-        known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
         fusion, config = _refit(catalogue, known, epochs=find_best(history) + 1, params=params)
-    save_fusion(fusion, config, partial)
+    order_dimensions(fusion, _embed_views(fusion, select_rows(catalogue.features, known)))
+    save_fusion(fusion, config, towers.shapes, folder=partial)
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
@@ -142,6 +150,7 @@ class _Fit:
             basis_LC=self.data.basis_LC,
             cluster_N=self.data.cluster_N,
             classes=catalogue.classes,
+            shapes=catalogue.towers.shapes,
             params=params,
         )
         relative = RelativeWords(self.data, pairs, towers=catalogue.towers)
@@ -189,13 +198,13 @@ def _check(fusion: Fusion, features: Features, labels: list[list[str]]) -> dict[
     """Words to pictures and labels on the validation items; ``validation``, their mean, chooses the epoch."""
     if len(features.has_image_B) < 2:
         return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
-    with torch.inference_mode():
-        image, text, both = (run_fusion(fusion, keep_modalities(features, image=i, text=t)).numpy() for i, t in VIEWS)
+    image, text, both = (part.numpy() for part in _embed_views(fusion, features).chunk(3))
     asked = features.has_text_B
-    hits = hit_at_k(sort_relevance(text[asked] @ image.T, np.eye(len(image), dtype=bool)[asked]), k=10)
+    score = compare_vectors(text[asked], image, fusion.similarity)
+    hits = hit_at_k(sort_relevance(score, np.eye(len(image), dtype=bool)[asked]), k=10)
     relevant = share_labels(encode_labels(labels))
     some = relevant.any(1)
-    score = both @ both.T
+    score = compare_vectors(both, both, fusion.similarity)
     np.fill_diagonal(score, -np.inf)
     precision = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1))
     figures = {"hit@10": hits, "map": precision}
@@ -203,11 +212,23 @@ def _check(fusion: Fusion, features: Features, labels: list[list[str]]) -> dict[
     return means | {"validation": sum(means.values()) / 2}
 
 
+def _embed_views(fusion: Fusion, features: Features) -> torch.Tensor:
+    """Vectors by the image, by the text and by both, one below the other (3 N, D)."""
+    with torch.inference_mode():
+        return torch.cat([run_fusion(fusion, keep_modalities(features, image=i, text=t)) for i, t in VIEWS])
+
+
 def main() -> None:
     """Run the stage: ``python -m cbir.train INGESTED SPLIT OUT``."""
     ingested, split, out = map(Path, sys.argv[1:4])
     try:
-        train(ingested, split, out, params=load_section(Path("params.yaml"), "train", TrainParams))
+        train(
+            ingested,
+            split,
+            out,
+            tower_params=load_section(Path("params.yaml"), "towers", TowerParams),
+            params=load_section(Path("params.yaml"), "train", TrainParams),
+        )
     except CbirError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -275,7 +275,7 @@ def retrain(workspace: str) -> dict[str, Any]:
     commit_data(workspace)
     done = compare_live(workspace)
     if done is not None:
-        logger.info("nothing to do: %s; release %s is live", done["outcome"], done["version"])
+        logger.info("nothing to do: release %s is live; %s", done["version"], done["outcome"])
         return done
     key = register_release(workspace)
     publish_index(workspace, key)

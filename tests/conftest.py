@@ -18,6 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from cbir.towers.shape import COLOURS as COLOUR_BINS
+from cbir.towers.shape import TextShape, TowerShapes, VisualShape
+
 ROOT = Path(__file__).parent.parent
 OPEN_GATE = {  # a catalogue of 48 squares can neither fill a test set nor show that fusion helps
     "require": "non_inferiority",
@@ -30,6 +33,18 @@ OPEN_GATE = {  # a catalogue of 48 squares can neither fill a test set nor show 
     "leaks": 48,
 }
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 70, 220), "yellow": (240, 210, 40)}
+
+
+SHAPES = TowerShapes(  # of towers small enough to invent their outputs
+    visual=VisualShape(
+        image_size=32,
+        mean=(0.5, 0.5, 0.5),
+        deviation=(0.5, 0.5, 0.5),
+        width=12,
+        blocks=((12, 1.2), (9, 3.0), (8, 2.5), (8, 4.0), (COLOUR_BINS, 7.5)),
+    ),
+    text=TextShape(width=10, blocks=((10, 1.2), (10, 1.0)), max_tokens=16),
+)
 
 
 def draw(colour: tuple[int, int, int], *, seed: int) -> Image.Image:

@@ -10,12 +10,13 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"errors", "records", "params", "workspace"},
-    1: {"images", "texts", "metrics", "losses", "statistics"},
-    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "start", "objective"}
-    | {"baselines", "expectations", "golden", "query_sets"},
+    0: {"errors", "records", "params", "similarity", "workspace"},
+    1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
+    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
+    | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index", "git", "outputs"},
-    4: {"search", "report", "evaluation_page", "promotion", "retention", "releases", "lineage", "card", "card_page"}
+    4: {"outside", "search", "report", "evaluation_page"}
+    | {"promotion", "retention", "releases", "lineage", "card", "card_page"}
     | {"gate", "contest", "index_check", "smoke", "gate_report", "override"},
     5: {"cli", "demo", "release_commands"},
 }

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from conftest import SHAPES
 
 from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.encoder import Features
 from cbir.features import keep_modalities
-from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
+from cbir.towers.shape import GRID_CELLS
 
 ROWS = 4
 
@@ -18,13 +19,13 @@ ROWS = 4
 @pytest.fixture
 def features() -> Features:
     rng = np.random.default_rng(0)
-    text_BR = rng.normal(size=(ROWS, TEXT_SUMMARY)).astype(np.float32)
+    text_BR = rng.normal(size=(ROWS, SHAPES.text.summary)).astype(np.float32)
     return Features(
-        image_BS=np.abs(rng.normal(size=(ROWS, IMAGE_SUMMARY))).astype(np.float32),
+        image_BS=np.abs(rng.normal(size=(ROWS, SHAPES.visual.summary))).astype(np.float32),
         text_BR=text_BR,
         captions_BR=text_BR,
-        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, VISUAL_WIDTH)).astype(np.float32),
-        tokens_BTW=rng.normal(size=(ROWS, 5, TEXT_WIDTH)).astype(np.float32),
+        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, SHAPES.visual.width)).astype(np.float32),
+        tokens_BTW=rng.normal(size=(ROWS, 5, SHAPES.text.width)).astype(np.float32),
         token_mask_BT=np.arange(5) < np.array([[1], [2], [4], [5]]),
         has_image_B=np.ones(ROWS, bool),
         has_text_B=np.ones(ROWS, bool),
@@ -32,27 +33,25 @@ def features() -> Features:
 
 
 def test_the_plain_sum_is_the_sum_of_the_two_cosines(features: Features) -> None:
-    image, text = (
-        features.grid_BGV[:, 0],
-        [features.tokens_BTW[n, :count].mean(0) for n, count in enumerate((1, 2, 4, 5))],
-    )
+    image = features.image_BS[:, : SHAPES.visual.blocks[0][0]]
+    text = features.text_BR[:, : SHAPES.text.blocks[0][0]]
     expected = sum(
         np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in ((image[1], image[3]), (text[1], text[3]))
     )
-    pooled = pool_towers(features)
+    pooled = pool_towers(features, SHAPES)
     assert pooled["sum"][1] @ pooled["sum"][3] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_missing_modality_adds_nothing(features: Features) -> None:
-    pooled = pool_towers(keep_modalities(features, image=True, text=False))
+    pooled = pool_towers(keep_modalities(features, image=True, text=False), SHAPES)
     assert not pooled["text_only"].any()
-    assert np.allclose(pooled["sum"][:, :VISUAL_WIDTH], pooled["image_only"])
+    assert np.allclose(pooled["sum"][:, : SHAPES.visual.width], pooled["image_only"])
     assert not take_histogram(keep_modalities(features, image=False, text=True)).any()
 
 
 def test_captions_are_scored_as_the_formula_of_bm25_says() -> None:
     documents = [["red", "apple"], ["green", "apple", "tree"], ["smiling", "cat"]]
-    score = score_captions(["a red apple", "green apple tree", "the smiling cat", None])
+    score = score_captions(["a red apple", "green apple tree", "the smiling cat", None])(np.arange(4))
     average = sum(map(len, documents)) / 4  # the item without words counts as a document of no length
     for n, words in enumerate(documents):
         expected = 0.0
@@ -67,4 +66,4 @@ def test_captions_are_scored_as_the_formula_of_bm25_says() -> None:
 
 
 def test_a_catalogue_without_captions_has_only_zeros() -> None:
-    assert not score_captions([None, None]).any()
+    assert not score_captions([None, None])(np.arange(2)).any()

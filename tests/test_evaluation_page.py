@@ -10,7 +10,8 @@ import pytest
 from conftest import COLOURS, draw
 
 from cbir.errors import WorkspaceError
-from cbir.evaluation_page import group_history, write_evaluation_page
+from cbir.evaluation_page import write_evaluation_page
+from cbir.evaluation_page.charts import group_history
 from cbir.images import encode_png
 from cbir.records import ITEM_SCHEMA, write_table
 
@@ -20,7 +21,7 @@ CAPTION = "<script>alert(1)</script> a red square"
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """What train and evaluate leave behind, for two items."""
-    for name in ("data/encoder", "data/evaluated"):
+    for name in ("data/encoder", "data/evaluated", "data/split"):
         (tmp_path / name).mkdir(parents=True)
     history = [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0, "some new figure": 0.5}]
     (tmp_path / "data/encoder/history.json").write_text(json.dumps(history))
@@ -28,7 +29,10 @@ def workspace(tmp_path: Path) -> Path:
     (tmp_path / "data/evaluated/curves.json").write_text(json.dumps(curves))
     metrics = {"counts": {"items": 2}, "label": {"sum": {"map": 0.123, "hit@1": 0.5}, "image_only": {"map": 0.456}}}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "data/evaluated/statistics.json").write_text("{}")
+    for name in ("statistics", "slices"):
+        (tmp_path / f"data/evaluated/{name}.json").write_text("{}")
+    (tmp_path / "data/evaluated/golden.json").write_text("[]")
+    (tmp_path / "data/split/split.json").write_text(json.dumps({"train": 1234, "test_items_near_training": 17}))
     queries = [{"task": "label", "system": "sum", "query": f"s/{n}", "average_precision": n / 2} for n in range(2)]
     write_table(tmp_path / "data/evaluated/per_query.parquet", pa.Table.from_pylist(queries))
     image = encode_png(draw(COLOURS["red"], seed=0))
@@ -68,3 +72,59 @@ def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) ->
     (workspace / missing).unlink()
     with pytest.raises(WorkspaceError, match=r"run `dvc repro (train|evaluate)` first"):
         write_evaluation_page(workspace)
+
+
+def test_what_could_have_leaked_is_on_the_page(workspace: Path) -> None:
+    page = write_evaluation_page(workspace).read_text()
+    assert "<td>test items with a near duplicate among the training items</td><td>17</td>" in page
+    assert "<td>training items</td><td>1,234</td>" in page
+
+
+def test_both_is_set_beside_the_better_of_picture_and_words_and_beside_their_sum(workspace: Path) -> None:
+    systems = {"fused_image": {"map": 0.2}, "fused_text": {"map": 0.4}, "fused_both": {"map": 0.7}}
+    above = {
+        name: {"difference": points / 100, "low": 0.0, "high": 0.6, "p_value": 0.5}
+        for name, points in (("fused_image", 50), ("fused_text", 30), ("fused_sum", -2))
+    }
+    (workspace / "metrics.json").write_text(json.dumps({"relative": systems}))
+    (workspace / "data/evaluated/statistics.json").write_text(
+        json.dumps({"relative": {"fused_both": {"interval": {}, "above": above}}})
+    )
+    page = write_evaluation_page(workspace).read_text()
+    row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "-2.0 (+0.0 to +60.0)", "-"]
+    assert "".join(f"<td>{cell}</td>" for cell in row) in page
+
+
+def test_a_slice_shows_its_figures_and_one_of_few_queries_its_number(workspace: Path) -> None:
+    interval = {"map": {"low": 0.1, "high": 0.3}}
+    found = {
+        "system": "sum",
+        "scored": {"food": {"queries": 40, "map": 0.2, "interval": interval}},
+        "too_few": {"<flags>": 3},
+        "too_few_slices": 1,
+    }
+    metrics = {"label": {"sum": {"map": 0.123, "queries": 43}}}
+    (workspace / "metrics.json").write_text(json.dumps(metrics))
+    (workspace / "data/evaluated/slices.json").write_text(json.dumps({"label": {"label": found}}))
+    page = write_evaluation_page(workspace).read_text()
+    assert "<td>food</td><td>40</td><td>20.0 (10.0\N{EN DASH}30.0)</td>" in page
+    assert "<td>all</td><td>43</td><td>12.3</td>" in page
+    assert "&lt;flags&gt; (3)" in page
+
+
+def test_golden_queries_show_their_picture_and_their_hits_with_grades(workspace: Path) -> None:
+    (workspace / "golden").mkdir()
+    draw(COLOURS["blue"], seed=1).save(workspace / "golden/mine.png")
+    hits = [{"id": "s/1", "score": 0.9, "grade": 2}, {"id": "s/0", "score": 0.8, "grade": 0}]
+    query = {"query": "blue", "text": "a <blue> one", "image": "mine.png", "average_precision": 1.0, "hits": hits}
+    (workspace / "data/evaluated/golden.json").write_text(json.dumps([query]))
+    page = write_evaluation_page(workspace).read_text()
+    assert "blue: a &lt;blue&gt; one + mine.png (average precision 1.00)" in page
+    assert page.index("the query&#x27;s picture") < page.index("grade 2") < page.index("not relevant")
+    assert page.count("data:image/jpeg") == 4 + 3
+
+
+def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:
+    found = {"system": "sum", "scored": {"yes": {"queries": 2}}, "too_few": {}, "too_few_slices": 0}
+    (workspace / "data/evaluated/slices.json").write_text(json.dumps({"has_caption": {"label": found}}))
+    assert "By kind of item" not in write_evaluation_page(workspace).read_text()

@@ -7,35 +7,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SHAPES
 
 from cbir.classes import Classes
-from cbir.encoder import CONFIG, Encoder, Features, run_fusion, save_fusion
+from cbir.encoder import FUSION_ONNX, Encoder, Features
 from cbir.errors import TowerError
 from cbir.features import keep_modalities
+from cbir.fusing import run_fusion, save_fusion
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis, start_fusion
-from cbir.towers import GRID_CELLS, IMAGE_SUMMARY, TEXT_SUMMARY, TEXT_WIDTH, VISUAL_WIDTH
+from cbir.towers.shape import GRID_CELLS
 
 ROWS = 40
 CLASSES = Classes(
-    weight_CV=np.eye(3, VISUAL_WIDTH, dtype=np.float32),
+    weight_CV=np.eye(3, SHAPES.visual.width, dtype=np.float32),
     bias_C=np.zeros(3, np.float32),
-    text_CR=np.eye(3, TEXT_SUMMARY, dtype=np.float32),
+    text_CR=np.eye(3, SHAPES.text.summary, dtype=np.float32),
 )
 COLOURS = [["red"], ["green"], ["blue"], ["red", "blue"]]
 
 
 def invent(*, texts: bool) -> Features:
     rng = np.random.default_rng(0)
-    image_BS = rng.normal(size=(ROWS, IMAGE_SUMMARY)).astype(np.float32)
-    text_BR = rng.normal(size=(ROWS, TEXT_SUMMARY)).astype(np.float32) * texts
+    image_BS = rng.normal(size=(ROWS, SHAPES.visual.summary)).astype(np.float32)
+    text_BR = rng.normal(size=(ROWS, SHAPES.text.summary)).astype(np.float32) * texts
     return Features(
         image_BS=image_BS,
         text_BR=text_BR,
         captions_BR=text_BR,
-        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, VISUAL_WIDTH)).astype(np.float32),
-        tokens_BTW=rng.normal(size=(ROWS, 4, TEXT_WIDTH)).astype(np.float32),
+        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, SHAPES.visual.width)).astype(np.float32),
+        tokens_BTW=rng.normal(size=(ROWS, 4, SHAPES.text.width)).astype(np.float32),
         token_mask_BT=np.full((ROWS, 4), texts),
         has_image_B=np.ones(ROWS, bool),
         has_text_B=np.full(ROWS, texts),
@@ -53,6 +55,7 @@ def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, l
         basis_LC=find_basis(label_NL, most=20),
         cluster_N=np.arange(ROWS),
         classes=CLASSES,
+        shapes=SHAPES,
         params=TrainParams(dimensions=64),
     )
     assert (config.labels > 0, config.words > 0) == (labels == COLOURS * 10, texts)
@@ -69,7 +72,13 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
     basis_LC = find_basis(label_NL, most=20)
     params = TrainParams(dimensions=64)
     fusion, _, _ = start_fusion(
-        features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), classes=CLASSES, params=params
+        features,
+        label_NL,
+        basis_LC=basis_LC,
+        cluster_N=np.arange(ROWS),
+        classes=CLASSES,
+        shapes=SHAPES,
+        params=params,
     )
     fusion.eval()
     torch.nn.init.normal_(fusion.found.weight)
@@ -90,9 +99,15 @@ def test_an_encoder_of_another_version_is_named(tmp_path: Path) -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
     basis_LC, params = find_basis(label_NL, most=20), TrainParams(dimensions=64)
     fusion, config, _ = start_fusion(
-        features, label_NL, basis_LC=basis_LC, cluster_N=np.arange(ROWS), classes=CLASSES, params=params
+        features,
+        label_NL,
+        basis_LC=basis_LC,
+        cluster_N=np.arange(ROWS),
+        classes=CLASSES,
+        shapes=SHAPES,
+        params=params,
     )
-    save_fusion(fusion, config, tmp_path)
-    (tmp_path / CONFIG).write_text('{"visual_width": 1280, "text_width": 384, "dimensions": 256, "grid_cells": 10}')
+    save_fusion(fusion, config, SHAPES, folder=tmp_path)
+    (tmp_path / FUSION_ONNX).unlink()
     with pytest.raises(TowerError, match=r"another version.*cbir-ops retrain"):
         Encoder.load(tmp_path)

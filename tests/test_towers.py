@@ -12,7 +12,9 @@ from safetensors import safe_open
 
 from cbir.features import load_features
 from cbir.records import read_items, read_table
-from cbir.towers import COLOUR_LEVELS, Towers, count_colours
+from cbir.towers.run import Towers
+from cbir.towers.shape import COLOUR_LEVELS
+from cbir.towers.visual import count_colours
 
 
 def paint(*colours: tuple[float, float, float]) -> torch.Tensor:

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from cbir.errors import SourceError
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, read_jsonl, write_jsonl
-from cbir.sources import coco, folders, openmoji, webdataset
+from cbir.sources import coco, folders, openmoji, triplets, webdataset
 
 PATIENCE = 3600.0  # seconds
 
@@ -115,7 +115,7 @@ def _fill(source: str, *, name: str, folder: Path) -> ImportReport:
     if source == "openmoji":
         found, relative = openmoji.read_items(), openmoji.read_relative()
     else:
-        found, relative = _read_path(Path(source), skipped=skipped), []
+        found, relative = _read_path(Path(source), skipped=skipped)
     rows = dict(known)
     added = 0
     for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
@@ -132,14 +132,16 @@ def _fill(source: str, *, name: str, folder: Path) -> ImportReport:
     return ImportReport(name=name, added=added, unchanged=len(rows) - added, skipped=skipped)
 
 
-def _read_path(source: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Metadata beats annotations, annotations beat shards, shards beat loose pictures."""
+def _read_path(source: Path, *, skipped: list[str]) -> tuple[Iterator[tuple[RawItem, bytes]], list[RelativeCaption]]:
+    """Metadata beats triplets, triplets beat annotations, annotations beat shards, shards beat loose pictures."""
     if not any((source / name).exists() for name in folders.METADATA):
+        if captions := triplets.find_captions(source):
+            return triplets.read_items(source, captions, skipped=skipped), triplets.read_relative(captions)
         if annotations := coco.find_annotations(source):
-            return coco.read_items(source, annotations, skipped=skipped)
+            return coco.read_items(source, annotations, skipped=skipped), []
         if shards := webdataset.find_shards(source):
-            return webdataset.read_items(shards, skipped=skipped)
-    return folders.read_items(source, skipped=skipped)
+            return webdataset.read_items(shards, skipped=skipped), []
+    return folders.read_items(source, skipped=skipped), []
 
 
 def _place(item: RawItem, data: bytes, *, name: str, folder: Path) -> RawItem:

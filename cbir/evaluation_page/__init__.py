@@ -1,0 +1,66 @@
+"""How the last training and evaluation went: one page with figures, curves and pictures that needs no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cbir.errors import WorkspaceError
+from cbir.evaluation_page.charts import draw_curves, draw_history
+from cbir.evaluation_page.galleries import render_golden, render_queries
+from cbir.evaluation_page.tables import render_composition, render_metrics, render_slices, render_split
+from cbir.records import read_items, read_table
+from cbir.report import write_page
+from cbir.scoreboard import CURVES, GOLDEN, PER_QUERY, SLICES, STATISTICS
+
+COLUMNS = ["id", "image", "captions", "labels"]
+
+
+def write_evaluation_page(workspace: Path) -> Path:
+    """Write ``reports/evaluation.html`` from what the stages split, train and evaluate wrote.
+
+    Raises:
+        WorkspaceError: a file that a stage writes is missing; the message names the stage.
+        ImageError: the picture of a golden query is no longer there.
+    """
+    metrics = _read_json(workspace / "metrics.json", made_by="evaluate")
+    items = read_items(workspace / "data/ingested", columns=COLUMNS)
+    figures, queries = _render_scores(workspace / "data/evaluated", metrics, items, golden=workspace / "golden")
+    split = _read_json(workspace / "data/split/split.json", made_by="split")
+    history = _read_json(workspace / "data/encoder/history.json", made_by="train")
+    training = [render_split(split), "<h2>Training</h2>", draw_history(history)]
+    path = workspace / "reports" / "evaluation.html"
+    write_page(path, title="Evaluation", sections=[*figures, *training, *queries])
+    return path
+
+
+def write_outside_page(path: Path, *, title: str, scores: Path, metrics: dict[str, Any], items: pa.Table) -> None:
+    """Write the page of an evaluation on other items, of which ``scores`` is what ``write_scores`` wrote."""
+    figures, queries = _render_scores(scores, metrics, items, golden=scores)
+    write_page(path, title=title, sections=[*figures, *queries])
+
+
+def _render_scores(
+    scores: Path, metrics: dict[str, Any], items: pa.Table, *, golden: Path
+) -> tuple[list[str], list[str]]:
+    """Tables of figures; and curves and queries as pictures."""
+    statistics, slices, curves, hits = (
+        _read_json(scores / name, made_by="evaluate") for name in (STATISTICS, SLICES, CURVES, GOLDEN)
+    )
+    per_query = read_table(scores / PER_QUERY, made_by="evaluate").to_pandas()
+    figures = [
+        render_metrics(metrics, statistics),
+        render_composition(metrics, statistics),
+        render_slices(slices, metrics),
+    ]
+    curve = ["<h2>Precision and recall</h2>", draw_curves(curves)]
+    return figures, [*curve, *render_golden(hits, items, folder=golden), *render_queries(per_query, items)]
+
+
+def _read_json(path: Path, *, made_by: str) -> Any:
+    if not path.exists():
+        raise WorkspaceError(f"{path} is not there; run `dvc repro {made_by}` first.")
+    return json.loads(path.read_text(encoding="utf-8"))

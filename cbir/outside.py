@@ -1,0 +1,132 @@
+"""How well a trained encoder retrieves on a data set that is not the workspace's: every item of it is a test item."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cbir.encoder import Encoder
+from cbir.errors import ReleaseError, SourceError
+from cbir.evaluation_page import COLUMNS as SHOWN
+from cbir.evaluation_page import write_outside_page
+from cbir.features import CACHE, load_features
+from cbir.ingest import ingest
+from cbir.params import EvaluateParams, IngestParams, ReleaseParams, SplitParams, load_section
+from cbir.query_sets import Gallery, select_gallery
+from cbir.records import read_items, read_table
+from cbir.registry import CHAMPION, Registry
+from cbir.scoreboard import Scoreboard, score_gallery, write_scores
+from cbir.slices import COLUMNS, list_names
+from cbir.sources import import_source
+from cbir.split import cluster_items, count_near
+
+FIGURES = ("map", "hit@1", "hit@10")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures as in ``metrics.json``, with counts of the items; and the page that shows them."""
+
+    metrics: dict[str, Any]
+    page: Path
+
+
+def locate_encoder(workspace: Path, release: str) -> Path:
+    """The encoder folder of a release: ``champion``, or the number of the one that is live.
+
+    Raises:
+        ReleaseError: there is no such release.
+    """
+    params = load_section(workspace / "params.yaml", "release", ReleaseParams)
+    registry = Registry(workspace, name=params.name)
+    champion = registry.get_champion()
+    if release not in (CHAMPION, champion.version):
+        raise ReleaseError(f"Release {release} is not live; give --release {CHAMPION}, which is {champion.version}.")
+    return registry.download_encoder(champion)
+
+
+def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> Evaluation:
+    """Import ``source`` into a temporary place, score the encoder on all of it, and write a page into ``reports/``.
+
+    The workspace's parameters hold; its data stays as it is. Where the workspace has been split, the counts say how
+    many of the items have a near duplicate among those that it trains on.
+
+    Raises:
+        SourceError: the source cannot be imported, or has nothing to ask.
+        TowerError: there is no encoder.
+        TrainingError: the encoder's scores are not numbers.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-").lower() or "data"
+    encoder = Encoder.load(encoder_folder)
+    kept = workspace / CACHE.parent
+    kept.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=kept, prefix="outside-") as folder:
+        place = Path(folder)
+        import_source(source, name=name, raw=place / "raw")
+        params = load_section(workspace / "params.yaml", "ingest", IngestParams)
+        counts = ingest(place / "raw", place / "ingested", params=params)
+        gallery, near = _open_gallery(place / "ingested", encoder_folder=encoder_folder, workspace=workspace)
+        sliced = read_items(place / "ingested", columns=COLUMNS)
+        board = _score(gallery, sliced, encoder=encoder, workspace=workspace)
+        board.summary["counts"] = counts | near
+        write_scores(board, place / "scores", slices=board.slice(sliced), golden=[])
+        page = workspace / "reports" / f"evaluation-{name}.html"
+        shown = read_items(place / "ingested", columns=SHOWN)
+        title = f"Evaluation on {name}"
+        write_outside_page(page, title=title, scores=place / "scores", metrics=board.summary, items=shown)
+    return Evaluation(metrics=board.summary, page=page)
+
+
+def list_figures(metrics: dict[str, Any]) -> list[str]:
+    """What a terminal shows: a line a system."""
+    lines = [f"{'query set':<18}{'system':<14}{'queries':>8}" + "".join(f"{figure:>8}" for figure in FIGURES)]
+    for task, systems in metrics.items():
+        for system, row in systems.items() if task != "counts" else ():
+            figures = "".join(f"{100 * row[name]:>8.1f}" if name in row else f"{'-':>8}" for name in FIGURES)
+            lines.append(f"{task:<18}{system:<14}{row['queries']:>8}{figures}")
+    return lines
+
+
+def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:
+    items = read_items(ingested)
+    distance = load_section(workspace / "params.yaml", "split", SplitParams).phash_distance
+    groups, hashes, phashes = (items[name].to_pylist() for name in ("group", "sha256", "phash"))
+    cluster_N = cluster_items(groups, hashes, phashes, distance=distance)
+    features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
+    rows = np.arange(items.num_rows)
+    gallery = select_gallery(items, features, rows, cluster_N=cluster_N, ingested=ingested)
+    return gallery, _count_known(phashes, workspace=workspace, distance=distance)
+
+
+def _count_known(phashes: list[str], *, workspace: Path, distance: int) -> dict[str, int]:
+    """How many have a near duplicate among the workspace's training and validation items, if it has been split."""
+    where, ingested = workspace / "data/split/split.parquet", workspace / "data/ingested"
+    if not where.exists() or not any(ingested.glob("items-*.parquet")):
+        return {}
+    split = read_table(where, made_by="split").to_pandas()
+    learnt = set(split.loc[split["split"] != "test", "id"])
+    rows = read_items(ingested, columns=["id", "phash"]).to_pylist()
+    known = [row["phash"] for row in rows if row["id"] in learnt]
+    return {"items_near_training": count_near(_to_bits(phashes), _to_bits(known), distance=distance)}
+
+
+def _to_bits(phashes: list[str]) -> np.ndarray:
+    return np.array([int(text, 16) for text in phashes], dtype=np.uint64)
+
+
+def _score(gallery: Gallery, items: pa.Table, *, encoder: Encoder, workspace: Path) -> Scoreboard:
+    params = load_section(workspace / "params.yaml", "evaluate", EvaluateParams)
+    known = list_names(items)
+    board = Scoreboard(replace(params, slices=tuple(name for name in params.slices if name in known)))
+    score_gallery(board, encoder, gallery)
+    if not board.summary:
+        raise SourceError(
+            "These pictures ask nothing: give them captions, labels or groups, each shared by two; see docs/data.md."
+        )
+    return board

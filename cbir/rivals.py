@@ -1,0 +1,69 @@
+"""What the encoder is measured against: the frozen towers, the captions' words, and classical image retrieval."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from cbir.baselines import pool_towers, score_captions, take_histogram
+from cbir.classical import Descriptors, Verifier, describe_pictures, score_energies
+from cbir.encoder import Encoder
+from cbir.query_sets import Gallery, QuerySet, leave_out, read_wishes
+from cbir.ranks import ScoreRows, score_vectors
+
+
+class Rivals:
+    """Systems that need no training, over one gallery; what they compute of its items is kept."""
+
+    def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
+        self._gallery = gallery
+        self._encoder = encoder
+        self._pooled = pool_towers(gallery.features, encoder.towers.shapes)
+
+    def answer(self, query_set: QuerySet) -> dict[str, ScoreRows]:
+        """The systems that can answer a query set; towers share no space, so not from words to pictures.
+
+        For relative captions ``sum`` adds the cosines of picture to picture and of wish to caption.
+        """
+        rows, pooled = query_set.asking_Q, self._pooled
+        match query_set.name:
+            case "label":
+                towers = {name: score_vectors(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
+                return towers | self._compare_pictures(query_set) | {"bm25": self._read_captions(rows)}
+            case "duplicate":
+                image_ND = pooled["image_only"]
+                return {"image_only": score_vectors(image_ND[rows], image_ND)} | self._compare_pictures(query_set)
+            case "relative":
+                return {"image_only": score_vectors(pooled["image_only"][rows], pooled["image_only"])}
+            case "relative_indexed":
+                wishes = pool_towers(read_wishes(self._encoder, self._gallery), self._encoder.towers.shapes)
+                return {"sum": score_vectors(wishes["sum"], pooled["sum"])}
+        return {}
+
+    def _compare_pictures(self, query_set: QuerySet) -> dict[str, ScoreRows]:
+        """Colour, texture, and ORB's keypoints as a second look at what the image tower finds first."""
+        rows, image_ND = query_set.asking_Q, self._pooled["image_only"]
+        histogram_NH, pattern_NH = take_histogram(self._gallery.features), self._described.pattern_NH
+
+        def find(start: int, stop: int) -> np.ndarray:
+            return leave_out(query_set, image_ND[rows[start:stop]] @ image_ND.T, start=start)
+
+        return {
+            "histogram": score_vectors(histogram_NH[rows], histogram_NH),
+            "lbp": score_vectors(pattern_NH[rows], pattern_NH),
+            "gabor": score_energies(self._described.energy_NF, rows),
+            "orb": self._verifier.rerank(find, rows),
+        }
+
+    def _read_captions(self, rows: np.ndarray) -> ScoreRows:
+        score = score_captions(self._gallery.captions)
+        return lambda start, stop: score(rows[start:stop])
+
+    @cached_property
+    def _described(self) -> Descriptors:
+        return describe_pictures(self._gallery.images)
+
+    @cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier(self._described.keypoints)

