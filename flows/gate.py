@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
 from cbir.encoder import Encoder
-from cbir.errors import IndexError_
+from cbir.errors import IndexError_, ReleaseError
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import format_markdown, list_reasons
@@ -135,9 +135,18 @@ def _compare(root: Path, registry: Registry, champion: Release, release: Release
 
 
 def _open_contestant(registry: Registry, release: Release) -> Contestant:
-    """Open a release's encoder and ask it once, for some faults show only then."""
+    """Open a release's encoder and ask it once, for some faults show only then.
+
+    Raises:
+        ReleaseError: it is not the encoder that was registered.
+    """
     folder = registry.download_encoder(release)
     encoder = Encoder.load(folder)
+    if encoder.fingerprint != release.fingerprint:
+        raise ReleaseError(
+            f"Release {release.version} was registered as encoder {release.fingerprint}, but its files are "
+            f"{encoder.fingerprint}; restore them."
+        )
     encoder.encode([None], ["a test query"])
     return Contestant(folder=folder, encoder=encoder)
 
