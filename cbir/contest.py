@@ -19,12 +19,14 @@ from cbir.encoder import Encoder, Features
 from cbir.features import load_features, select_rows
 from cbir.gate.evidence import Pair
 from cbir.golden import read_golden
-from cbir.query_sets import Gallery, measure_encoder, measure_golden, select_gallery
+from cbir.query_sets import measure_encoder, measure_golden, select_gallery
 from cbir.ranks import score_vectors
 from cbir.records import read_items, read_table, write_table
+from cbir.slices import slice_items
 
 BATCH = 256
 HELD_OUT = "test"
+SLICED = ("label", "has_caption")
 SCORES_SCHEMA = pa.schema(
     [
         ("metric", pa.string()),
@@ -106,13 +108,12 @@ def hold_contest(
     fresh = find_fresh(items, where_N, learnt=learnt, distance=distance)
     answers: list[list[Answers]] = []
     golden: list[float] = []
-    parts: dict[str, list[str]] = {}
+    parts = list_parts(items.select(["id", "captions", "labels"]).take(fresh))
     for one in (champion, challenger):
         features = load_features(items, towers_folder=one.folder, cache=field.cache)
         gallery = select_gallery(items, features, fresh, cluster_N=cluster_N, ingested=field.ingested)
         answers.append(list(measure_encoder(one.encoder, gallery, ks=field.ks)) if len(fresh) else [])
         golden += _score_golden(one.encoder, features, ids=items["id"].to_pylist(), field=field)
-        parts = list_parts(gallery)
     facts = {
         "test_items": int((where_N == HELD_OUT).sum()),
         "fresh_items": len(fresh),
@@ -121,11 +122,12 @@ def hold_contest(
     return pa.Table.from_pylist(list(_pair_up(*answers, metrics=metrics, parts=parts)), schema=SCORES_SCHEMA), facts
 
 
-def list_parts(gallery: Gallery) -> dict[str, list[str]]:
+def list_parts(items: pa.Table) -> dict[str, list[str]]:
     """Names of the slices that each item is in: its labels' top levels, and whether it has words."""
+    sliced = {name: slice_items(items, name) for name in SLICED}
     return {
-        id_: [*sorted({f"label={label.split('/')[0]}" for label in labels}), f"caption={'yes' if text else 'no'}"]
-        for id_, labels, text in zip(gallery.ids, gallery.labels, gallery.captions, strict=True)
+        id_: [f"{name}={value}" for name, values in sliced.items() for value in values[row]]
+        for row, id_ in enumerate(items["id"].to_pylist())
     }
 
 

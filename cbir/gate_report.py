@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.errors import ReleaseError
-from cbir.params import ReleaseParams, load_section
+from cbir.promotion import open_registry
 from cbir.registry import Registry, Release
 
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
@@ -20,7 +20,7 @@ def read_decision(workspace: Path, *, version: str | None) -> dict[str, Any]:
     Raises:
         ReleaseError: there is no such release or no decision, or it cannot be read.
     """
-    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    registry = open_registry(workspace)
     release = _pick_release(registry, version)
     if "verdict" not in registry.read_gate_tags(release):
         raise ReleaseError(f"The gate has not decided on release {release.version}; run `cbir-ops retrain`.")

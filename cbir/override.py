@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbir.errors import ReleaseError
-from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry
-from cbir.search import Searcher
+from cbir.promotion import check_table, open_registry
+from cbir.registry.history import OVERRIDE
+from cbir.search import Searcher, locate_index
 
 REMEDY = 'cbir-ops gate --override --release N --by NAME --reason "..."'
 
@@ -23,7 +23,7 @@ def promote_against_gate(workspace: Path, *, version: str | None, by: str | None
     """
     if not version or not (by or "").strip() or not (reason or "").strip():
         raise ReleaseError(f"An override needs a release, a name and a reason: `{REMEDY}`.")
-    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    registry = open_registry(workspace)
     release = registry.get_version(version)
     champion = registry.find_champion()
     tags = registry.read_gate_tags(release)
@@ -33,7 +33,8 @@ def promote_against_gate(workspace: Path, *, version: str | None, by: str | None
         raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
     if tags["verdict"] == "pass":
         raise ReleaseError(f"Release {version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
+    check_table(release, uri=locate_index(workspace))
     Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
     why = f"override of {tags['verdict']} ({tags['reasons']}): {(reason or '').strip()}"
-    registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip())
+    registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip(), action=OVERRIDE)
     return registry.read_history()[-1]

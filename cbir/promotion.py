@@ -73,8 +73,10 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
     reason = _check_reason(reason)
     registry = open_registry(workspace)
     release = registry.get_version(version)
-    verdict = release.tags.get("gate.verdict", "pass")
-    if verdict != "pass":
+    verdict = release.tags.get("gate.verdict")
+    if verdict is None and version not in {entry["version"] for entry in registry.read_history()}:
+        raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
+    if verdict not in (None, "pass"):
         raise ReleaseError(
             f"The gate's verdict on release {version} is {verdict}; to promote it on your own account: "
             f'`cbir-ops gate --override --release {version} --by NAME --reason "..."`.'

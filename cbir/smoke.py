@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from cbir.errors import CbirError, IndexError_, ReleaseError
-from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry
+from cbir.promotion import open_registry
 from cbir.search import Searcher
 
 
@@ -18,7 +17,7 @@ def ask_release(workspace: Path, key: str) -> int:
         ReleaseError: there is no such release.
         IndexError_: its table is missing, does not match, or does not answer.
     """
-    registry = Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
+    registry = open_registry(workspace)
     release = registry.find(key)
     if release is None:
         raise ReleaseError(f"There is no release with the key {key}; run `cbir-ops retrain`.")

@@ -17,12 +17,13 @@ from prefect.artifacts import create_markdown_artifact
 
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
 from cbir.encoder import Encoder
-from cbir.errors import IndexError_
+from cbir.errors import IndexError_, ReleaseError
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import format_markdown, list_reasons
 from cbir.index_check import check_index
-from cbir.params import EvaluateParams, GateParams, ReleaseParams, SplitParams, load_section
+from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
+from cbir.promotion import open_registry
 from cbir.records import read_table, write_json, write_table
 from cbir.registry import Registry, Release, flatten_metrics
 from cbir.search import locate_index
@@ -31,11 +32,6 @@ from flows.faults import may_pass
 EMBEDDED = Path("data/embedded/embedded.json")
 SPLIT_EVIDENCE = "split.parquet"
 INDEX, CONTEST, SCORES, GATE = "index.json", "contest.json", "scores.parquet", "gate.json"
-
-
-def open_registry(root: Path) -> Registry:
-    """The registry of the workspace ``root``."""
-    return Registry(root, name=load_section(root / "params.yaml", "release", ReleaseParams).name)
 
 
 def find_release(root: Path, key: str) -> tuple[Registry, Release]:
@@ -139,9 +135,18 @@ def _compare(root: Path, registry: Registry, champion: Release, release: Release
 
 
 def _open_contestant(registry: Registry, release: Release) -> Contestant:
-    """Open a release's encoder and ask it once, for some faults show only then."""
+    """Open a release's encoder and ask it once, for some faults show only then.
+
+    Raises:
+        ReleaseError: it is not the encoder that was registered.
+    """
     folder = registry.download_encoder(release)
     encoder = Encoder.load(folder)
+    if encoder.fingerprint != release.fingerprint:
+        raise ReleaseError(
+            f"Release {release.version} was registered as encoder {release.fingerprint}, but its files are "
+            f"{encoder.fingerprint}; restore them."
+        )
     encoder.encode([None], ["a test query"])
     return Contestant(folder=folder, encoder=encoder)
 

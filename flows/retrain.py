@@ -1,4 +1,4 @@
-"""The flow that retrains: version the data, run the stages, register, publish, check, decide, promote, clean up."""
+"""The flow that retrains: version the data, run the stages, register, publish, check, compare, decide, promote."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cbir.gate_report import OUTCOMES
 from cbir.git import commit_pointers
 from cbir.index import holds_release, publish_table
 from cbir.params import ReleaseParams, load_section
+from cbir.promotion import open_registry
 from cbir.registry import Registry, Release, make_key
 from cbir.retention import clean_up, plan_cleaning
 from cbir.search import locate_index
@@ -31,7 +32,6 @@ from flows.gate import (
     decide_release,
     find_release,
     make_gate_key,
-    open_registry,
     read_json,
 )
 from flows.stages import STAGES, find_changes, has_remote, read_data_revision, read_rows_revision, run_dvc
@@ -275,7 +275,7 @@ def retrain(workspace: str) -> dict[str, Any]:
     commit_data(workspace)
     done = compare_live(workspace)
     if done is not None:
-        logger.info("nothing to do: %s; release %s is live", done["outcome"], done["version"])
+        logger.info("nothing to do: release %s is live; %s", done["version"], done["outcome"])
         return done
     key = register_release(workspace)
     publish_index(workspace, key)
@@ -284,7 +284,7 @@ def retrain(workspace: str) -> dict[str, Any]:
     verdict = decide_release(workspace, key)
     describe_release(workspace, key)
     outcome = promote(workspace, key) if verdict == "pass" else OUTCOMES[verdict]
-    clean_releases(workspace)
     summary = summarise_run(workspace, outcome)
+    clean_releases(workspace)
     logger.info("%s: release %s is live", outcome, summary["version"])
     return summary

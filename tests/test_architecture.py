@@ -15,10 +15,10 @@ LAYERS = {
     2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
-    3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"}
-    | {"git", "outputs"},
-    4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
-    | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"},
+    3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index", "git", "outputs"},
+    4: {"outside", "search", "report", "evaluation_page"}
+    | {"promotion", "retention", "releases", "lineage", "card", "card_page"}
+    | {"gate", "contest", "index_check", "smoke", "gate_report", "override"},
     5: {"cli", "demo", "release_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -92,8 +92,14 @@ def registry(live: Path) -> Registry:
 
 
 def spoil_encoder(artifacts: Path) -> None:
-    for path in artifacts.rglob("fusion.safetensors"):
+    for path in artifacts.rglob("fusion.*"):
         path.write_bytes(b"not weights")
+
+
+def swap_encoder(artifacts: Path) -> None:
+    """Files that load, but are not those that were registered."""
+    for path in artifacts.rglob("encoder.json"):
+        path.write_text(path.read_text() + "\n")
 
 
 def lose_split(artifacts: Path) -> None:
@@ -102,7 +108,7 @@ def lose_split(artifacts: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [spoil_encoder, lose_split, shutil.rmtree])
+@pytest.mark.parametrize("spoil", [spoil_encoder, swap_encoder, lose_split, shutil.rmtree])
 def test_a_champion_that_cannot_be_read_is_a_verdict_and_no_crash(
     live: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:

@@ -60,11 +60,6 @@ def test_the_worse_of_two_systems_has_a_difference_below_zero() -> None:
     assert (found.difference, found.low, found.high) == (-1.0, -1.0, -1.0)
 
 
-def test_a_single_cluster_compares_nothing() -> None:
-    found = compare_systems(np.array([0.5, 1.0]), np.zeros(2), np.array([3, 3]), rng=np.random.default_rng(0))
-    assert (found.difference, found.low, found.high, found.p_value) == (0.75, 0.75, 0.75, 1.0)
-
-
 def draw_equals(seed: int, *, metrics: int, clusters: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Differences of two equally good systems on several correlated metrics; 1 to 3 variants of a query a cluster."""
     rng = np.random.default_rng(seed)
@@ -127,3 +122,8 @@ def test_few_queries_are_inconclusive_and_as_many_more_as_it_says_settle_it() ->
 def test_no_number_of_queries_is_promised_where_the_mean_itself_is_below_the_bar() -> None:
     assert count_more(-0.03, -0.2, clusters=50, bar=-0.02) is None
     assert count_more(0.1, -0.1, clusters=50, bar=0.0) == 150
+
+
+def test_a_single_cluster_compares_nothing() -> None:
+    found = compare_systems(np.array([0.5, 1.0]), np.zeros(2), np.array([3, 3]), rng=np.random.default_rng(0))
+    assert (found.difference, found.low, found.high, found.p_value) == (0.75, 0.75, 0.75, 1.0)

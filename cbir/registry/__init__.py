@@ -28,6 +28,7 @@ RELEASE_KEY = "release_key"
 WANTED = "wanted_at"  # when a run last registered what was registered already
 PINNED = "pinned"  # why it is never cleaned up
 HISTORY = "history."
+GATE = "gate."
 MODEL = "model"  # folder of a run's artifacts
 ENCODER = "artifacts/encoder"  # of a model
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
@@ -162,31 +163,6 @@ class Registry:
         releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
-    def name_challenger(self, release: Release) -> None:
-        """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
-        self._client.set_registered_model_alias(self.name, CHALLENGER, release.version)
-
-    def find_challenger(self) -> Release | None:
-        """The release that is, or was last, before the gate; None where the last one went live."""
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHALLENGER))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise
-
-    def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
-        """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
-        for file in files:
-            self._client.log_artifact(release.run_id, str(file), "evidence")
-        for name, value in tags.items():
-            self._client.set_model_version_tag(self.name, release.version, f"gate.{name}", value)
-
-    def read_gate_tags(self, release: Release) -> dict[str, str]:
-        """The ``gate.`` tags of a release, without their prefix; none where it was not decided on."""
-        tags = self._client.get_model_version(self.name, release.version).tags
-        return {name.removeprefix("gate."): value for name, value in tags.items() if name.startswith("gate.")}
-
     def read_aliases(self) -> dict[str, str]:
         """Which version each alias names."""
         model = self._find_model()
@@ -206,13 +182,33 @@ class Registry:
         it is not whoever runs this.
         """
         self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
-        challenger = self.find_challenger()
-        if challenger is not None and challenger.version == release.version:
+        if self.read_aliases().get(CHALLENGER) == release.version:
             self._client.delete_registered_model_alias(self.name, CHALLENGER)
         history = self.read_history()
         if history and history[-1]["version"] == release.version:
             return
         self.append_log(release, action=action, reason=reason, now=now, by=by)
+
+    def name_challenger(self, release: Release) -> None:
+        """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
+        self._client.set_registered_model_alias(self.name, CHALLENGER, release.version)
+
+    def find_challenger(self) -> Release | None:
+        """The release that is, or was last, before the gate; None where the last one went live."""
+        version = self.read_aliases().get(CHALLENGER)
+        return None if version is None else self.get_version(version)
+
+    def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
+        """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
+        for file in files:
+            self._client.log_artifact(release.run_id, str(file), "evidence")
+        for name, value in tags.items():
+            self._client.set_model_version_tag(self.name, release.version, f"{GATE}{name}", value)
+
+    def read_gate_tags(self, release: Release) -> dict[str, str]:
+        """The ``gate.`` tags of a release as they are now, without their prefix; none where it was not decided on."""
+        tags = self._client.get_model_version(self.name, release.version).tags
+        return {name.removeprefix(GATE): value for name, value in tags.items() if name.startswith(GATE)}
 
     def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
         """Write down what was done to a release; nothing is ever taken out again."""
