@@ -8,6 +8,7 @@ from pathlib import Path
 from cbir.errors import ReleaseError
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry
+from cbir.registry.history import OVERRIDE
 from cbir.search import Searcher
 
 REMEDY = 'cbir-ops gate --override --release N --by NAME --reason "..."'
@@ -35,5 +36,5 @@ def promote_against_gate(workspace: Path, *, version: str | None, by: str | None
         raise ReleaseError(f"Release {version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
     Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
     why = f"override of {tags['verdict']} ({tags['reasons']}): {(reason or '').strip()}"
-    registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip())
+    registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip(), action=OVERRIDE)
     return registry.read_history()[-1]

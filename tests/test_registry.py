@@ -149,5 +149,8 @@ def test_no_release_and_no_registry_are_told_apart(
     dead = Registry(tmp_path, name="cbir")
     with pytest.raises(ReleaseError, match="does not answer"):
         dead.get_champion()
+    for ask in (dead.list_releases, dead.read_log, dead.read_aliases):
+        with pytest.raises(ReleaseError, match="does not answer"):
+            ask()
     with pytest.raises(MlflowException):
         dead.find("key")

@@ -138,6 +138,12 @@ def test_what_the_model_imports_is_among_its_requirements() -> None:
     assert {name for name in names if not set(packages[name]) & set(REQUIRED)} == set()
 
 
+def test_a_query_does_not_import_what_only_a_registration_needs() -> None:
+    code = "import sys, cbir.search; print([name for name in sys.modules if name.startswith('mlflow.pyfunc')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
 def top_imports(file: Path) -> set[str]:
     names = set()
     for node in ast.parse(file.read_text()).body:
