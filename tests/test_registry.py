@@ -5,25 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from small_releases import NOW, make_registry
 
 from cbir.errors import ReleaseError
 from cbir.registry import Registry, Release
 from flows.retrain import promote
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "params.yaml").write_text("release: {name: cbir}")
-    return Registry(tmp_path, name="cbir")
+    return make_registry(tmp_path)
 
 
 def register(registry: Registry, folder: Path, *, rows: str) -> Release:

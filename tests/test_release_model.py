@@ -24,7 +24,7 @@ from test_architecture import close_imports, own_imports
 from cbir.images import encode_png
 from cbir.registry.package import REQUIRED
 
-BLOCKED = ("dvc", "prefect", "great_expectations", "lancedb", "lance", "typer", "open_clip", "timm", "flows")
+BLOCKED = ("dvc", "prefect", "great_expectations", "lancedb", "lance", "typer", "torch", "open_clip", "timm", "flows")
 PREDICT = f"""
 import base64, json, sys
 from importlib.abc import MetaPathFinder
@@ -134,7 +134,7 @@ def test_what_the_model_imports_is_among_its_requirements() -> None:
     assert own_imports(code) == {"encoder", "images", "errors"}
     names = {name for file in files for name in top_imports(file)} - {"cbir", *sys.stdlib_module_names}
     packages = packages_distributions()
-    assert {"torch", "onnxruntime", "mlflow"} <= names
+    assert {"onnxruntime", "mlflow"} <= names
     assert {name for name in names if not set(packages[name]) & set(REQUIRED)} == set()
 
 
