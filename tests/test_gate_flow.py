@@ -55,6 +55,7 @@ def test_an_equal_release_is_refused_once_explained_and_promoted_by_a_person(liv
     entry = registry.read_history()[-1]
     assert (entry["version"], entry["by"]) == ("2", "Ada")
     assert entry["why"] == "override of fail (superior): the new pictures must go live"
+    assert entry["action"] == "override"
     assert registry.find_challenger() is None
 
     live_now = find_current(live)

@@ -5,25 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from small_releases import NOW, make_registry
 
 from cbir.errors import ReleaseError
 from cbir.registry import Registry, Release
 from flows.retrain import promote
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "params.yaml").write_text("release: {name: cbir}")
-    return Registry(tmp_path, name="cbir")
+    return make_registry(tmp_path)
 
 
 def register(registry: Registry, folder: Path, *, rows: str) -> Release:
@@ -149,5 +146,8 @@ def test_no_release_and_no_registry_are_told_apart(
     dead = Registry(tmp_path, name="cbir")
     with pytest.raises(ReleaseError, match="does not answer"):
         dead.get_champion()
+    for ask in (dead.list_releases, dead.read_log, dead.read_aliases):
+        with pytest.raises(ReleaseError, match="does not answer"):
+            ask()
     with pytest.raises(MlflowException):
         dead.find("key")

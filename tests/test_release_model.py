@@ -24,7 +24,7 @@ from test_architecture import close_imports, own_imports
 from cbir.images import encode_png
 from cbir.registry.package import REQUIRED
 
-BLOCKED = ("dvc", "prefect", "great_expectations", "lancedb", "lance", "typer", "open_clip", "timm", "flows")
+BLOCKED = ("dvc", "prefect", "great_expectations", "lancedb", "lance", "typer", "torch", "open_clip", "timm", "flows")
 PREDICT = f"""
 import base64, json, sys
 from importlib.abc import MetaPathFinder
@@ -134,8 +134,14 @@ def test_what_the_model_imports_is_among_its_requirements() -> None:
     assert own_imports(code) == {"encoder", "images", "errors"}
     names = {name for file in files for name in top_imports(file)} - {"cbir", *sys.stdlib_module_names}
     packages = packages_distributions()
-    assert {"torch", "onnxruntime", "mlflow"} <= names
+    assert {"onnxruntime", "mlflow"} <= names
     assert {name for name in names if not set(packages[name]) & set(REQUIRED)} == set()
+
+
+def test_a_query_does_not_import_what_only_a_registration_needs() -> None:
+    code = "import sys, cbir.search; print([name for name in sys.modules if name.startswith('mlflow.pyfunc')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def top_imports(file: Path) -> set[str]:

@@ -62,7 +62,7 @@ def test_releases_are_listed_shown_and_compared(twice: Path) -> None:
     shown = ask(twice, "releases", "show")
     assert (shown["version"], [entry["action"] for entry in shown["history"]]) == ("2", ["promote"])
     changed = ask(twice, "releases", "diff", "1", "2")
-    assert changed["params"] == {"release.commit": [None, True], "train.seed": [0, 1]}
+    assert changed["params"] == {"release.commit": [False, True], "train.seed": [0, 1]}
     assert changed["metrics"]["counts.items"] == [48, 48]
     for command in (["list"], ["show", "1"], ["diff", "1", "2"], ["log"]):
         printed = cbir(twice, "releases", *command)

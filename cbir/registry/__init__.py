@@ -129,9 +129,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ABSENT:
                 return None
-            raise ReleaseError(
-                f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI."
-            ) from None
+            raise self._blame(error) from None
 
     def get_champion(self) -> Release:
         """The release that is live.
@@ -148,18 +146,25 @@ class Registry:
         """The release of this number.
 
         Raises:
-            ReleaseError: there is none.
+            ReleaseError: there is none, or the registry cannot be reached.
         """
-        found = self._client.search_model_versions(f"name = '{self.name}'")
-        release = next((_read_release(one) for one in found if str(one.version) == version), None)
+        found = self.list_releases()
+        release = next((one for one in found if one.version == version), None)
         if release is None:
-            known = ", ".join(sorted((str(one.version) for one in found), key=int)) or "none"
+            known = ", ".join(one.version for one in reversed(found)) or "none"
             raise ReleaseError(f"There is no release {version} in the registry; there are: {known}.")
         return release
 
     def list_releases(self) -> list[Release]:
-        """Every release, the newest first."""
-        found = self._client.search_model_versions(f"name = '{self.name}'")
+        """Every release, the newest first.
+
+        Raises:
+            ReleaseError: the registry cannot be reached.
+        """
+        try:
+            found = self._client.search_model_versions(f"name = '{self.name}'")
+        except MlflowException as error:
+            raise self._blame(error) from None
         releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
@@ -327,7 +332,10 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ABSENT:
                 return None
-            raise
+            raise self._blame(error) from None
+
+    def _blame(self, error: MlflowException) -> ReleaseError:
+        return ReleaseError(f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI.")
 
     def _get_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.name)
