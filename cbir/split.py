@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from cbir.clusters import Edges, connect_rows, find_equals
 from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams, load_section
 from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, write_json, write_table
@@ -78,9 +77,9 @@ def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, d
     Items are joined by an equal group, file hash or perceptual hash, or one within ``distance`` bits, and so on
     along the chain: flat drawings can chain far, and the whole chain stays together.
     """
-    equal = _edges_of_equals(groups) + _edges_of_equals(hashes) + _edges_of_equals(phashes)
+    equal = find_equals(groups) + find_equals(hashes) + find_equals(phashes)
     near = _edges_of_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
-    return _connect(equal + near, len(groups))
+    return connect_rows(equal + near, count=len(groups))
 
 
 def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int) -> int:
@@ -88,25 +87,13 @@ def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int
     return sum(int((np.bitwise_count(train_phash ^ phash) <= distance).any()) for phash in test_phash)
 
 
-def _edges_of_equals(keys: list[str]) -> list[tuple[int, int]]:
-    first: dict[str, int] = {}
-    return [(first.setdefault(key, n), n) for n, key in enumerate(keys)]
-
-
-def _edges_of_near(phash_N: np.ndarray, *, distance: int, block: int = 512) -> list[tuple[int, int]]:
-    edges = []
+def _edges_of_near(phash_N: np.ndarray, *, distance: int, block: int = 512) -> Edges:
+    edges: Edges = []
     for start in range(0, len(phash_N), block):
         bits = np.bitwise_count(phash_N[start : start + block, None] ^ phash_N[None, :])
         rows, columns = np.nonzero(bits <= distance)
         edges += [(int(a) + start, int(b)) for a, b in zip(rows, columns, strict=True) if a + start < b]
     return edges
-
-
-def _connect(edges: list[tuple[int, int]], count: int) -> np.ndarray:
-    a, b = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count))
-    label_N = connected_components(graph, directed=False)[1]
-    return np.unique(np.unique(label_N, return_index=True)[1][label_N], return_inverse=True)[1]
 
 
 def _fix_clusters(cluster_N: np.ndarray, given: list[str | None]) -> tuple[dict[int, str], int]:
