@@ -10,11 +10,12 @@ from pathlib import Path
 from cbir.card import Card, Figure, WorseQuery, gather_card
 from cbir.records import write_text
 from cbir.registry import Registry, Release
-from cbir.report import render_table, write_page
+from cbir.report import render_table, render_words, write_page
 
 LONGEST = 5000  # characters that MLflow keeps of a description
 COMMENT = {"fail": "FAIL", "inconclusive": "open", "pass": "pass"}
 WORSE = "Queries that got worse"  # title of the part that has pictures
+WORDS = ("Gate", "Validation")  # titles of those whose tables hold no figures
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -63,6 +64,8 @@ def render_sections(card: Card) -> list[str]:
     for title, note, table in list_tables(card):
         if title.startswith(WORSE):
             shown = f"<div class=grid>{''.join(map(_render_worse, card.worse))}</div>"
+        elif title.startswith(WORDS):
+            shown = render_words(*table)
         else:
             shown = render_table(*table)
         sections.append(f"<h2>{html.escape(title)}</h2>{_to_paragraphs(note)}{shown}")

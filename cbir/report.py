@@ -21,6 +21,7 @@ table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:right;white-space:nowrap}
 .wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 td:first-child,th:first-child{text-align:left}.best{font-weight:700}
+.told td,.told th{text-align:left}.told td:last-child{white-space:normal}
 """
 
 
@@ -34,6 +35,11 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+
+
+def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of words, the last column of which may be sentences."""
+    return f"<div class=told>{render_table(header, rows)}</div>"
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
