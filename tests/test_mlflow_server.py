@@ -1,0 +1,68 @@
+"""Releases live in an MLflow server as they do in a file: a real one, on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import wait_for_server
+from small_releases import IDS, NOW, make_release
+
+from cbir.promotion import roll_back
+from cbir.registry import Registry
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """URL of a server with a database and a folder of artifacts of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = tmp_path / "server"
+    folder.mkdir()
+    start = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder)]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    log = folder / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            [*start, *stores], env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder
+        )
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_a_release_is_registered_promoted_and_rolled_back_through_a_server(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    monkeypatch.delenv("CBIR_INDEX_URI", raising=False)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "params.yaml").write_text("release: {name: cbir}")
+    first = make_release(workspace, fingerprint="f")
+    registry = Registry(workspace, name="cbir")
+    registry.promote(first, reason="passed the gate", now=NOW)
+    second = make_release(workspace, fingerprint="g", average_precision=dict.fromkeys(IDS, 0.9))
+    assert make_release(workspace, fingerprint="g").version == second.version
+    registry.promote(second, reason="passed the gate", now=NOW)
+
+    assert registry.get_champion() == second
+    assert registry.read_metrics(second)["label.fused_both.map"] == pytest.approx(0.9)
+    assert (registry.download_encoder(second) / "encoder.json").read_text().count("4") == 1
+    assert "task" in registry.fetch_evidence(first, "per_query.parquet").read_bytes().decode("latin1")
+    assert roll_back(workspace, to=None, reason="worse for us", now=NOW).version == first.version
+    assert registry.get_champion() == first
+    assert [entry["action"] for entry in registry.read_log()] == ["promote", "promote", "rollback"]
+    assert not (workspace / "mlflow.db").exists()
