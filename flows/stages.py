@@ -111,14 +111,15 @@ def has_remote(workspace: Path) -> bool:
 
 def read_data_revision(workspace: Path) -> str:
     """Hash of the DVC output of the raw data."""
-    return str(_read_yaml(workspace / POINTER)["outs"][0]["md5"])
+    return str(read_yaml(workspace / POINTER)["outs"][0]["md5"])
 
 
 def read_rows_revision(workspace: Path) -> str:
     """Hashes of the DVC outputs that the index table is built from."""
-    stages = _read_yaml(workspace / "dvc.lock")["stages"]
+    stages = read_yaml(workspace / "dvc.lock")["stages"]
     return ":".join(stages[name]["outs"][0]["md5"] for name in ("ingest", "embed"))
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Whatever is in one of DVC's files."""
     return yaml.safe_load(path.read_text())
