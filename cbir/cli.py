@@ -23,6 +23,7 @@ app.add_typer(release_commands.app, name="releases")
 app.command()(release_commands.lineage)
 app.command()(release_commands.repro)
 app.command()(experiment_commands.tune)
+app.command()(experiment_commands.crossval)
 
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {

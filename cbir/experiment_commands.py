@@ -36,6 +36,20 @@ def tune(
     _say(f"Trial {tuning.best.number} is in the workspace (`{again}`); `cbir-ops retrain` makes a release of it.")
 
 
+def crossval(
+    folds: Annotated[int, typer.Option(help="Into how many parts; each is the test items once.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Train and evaluate as often as there are folds: how much figures depend on which items are tested."""
+    from cbir.crossval import JSON, PAGE, cross_validate, list_rows
+
+    signal.signal(signal.SIGTERM, _stop)
+    workspace = find_workspace()
+    document = cross_validate(workspace, folds=folds, say=_say)
+    typer.echo(json.dumps(document, indent=2) if as_json else "\n".join(list_rows(document)))
+    _say(f"{workspace / JSON}\n{workspace / PAGE}")
+
+
 def _stop(signum: int, frame: Any) -> None:
     """Leave as after Ctrl-C: what was begun is put away."""
     sys.exit(128 + signum)
