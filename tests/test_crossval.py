@@ -91,8 +91,8 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     means = {name: total["mean"] for name, total in document["figures"].items()}
     assert {"text_to_image.fused.map", "label.fused_both.map"} <= set(means)
     for name, mean in means.items():
-        first, second = (row["figures"][name] for row in document["rows"])
-        assert mean == pytest.approx((first + second) / 2)
+        values = [row["figures"][name] for row in document["rows"] if name in row["figures"]]
+        assert mean == pytest.approx(sum(values) / len(values))
     assert "<svg" in (workspace / "reports/crossval.html").read_text()
     assert (workspace / "dvc.lock").read_bytes() == lock
     assert sorted(path.name for path in (workspace / "data").iterdir()) == [
