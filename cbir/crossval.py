@@ -19,7 +19,7 @@ import pyarrow as pa
 from cbir.answers import find_fused
 from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
-from cbir.evaluation_page.folds import render_folds
+from cbir.evaluation_page.folds import SPREAD, percent, render_folds
 from cbir.features import CACHE, load_features
 from cbir.params import EvaluateParams, SplitParams, load_section
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder, select_gallery
@@ -112,14 +112,14 @@ def name_parts(
     return where_N
 
 
-def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation (of a sample) and range of each figure over the ``folds`` that have it."""
-    summary = {}
+def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Mean, standard deviation (of a sample; None of one fold) and range of each figure over the folds that have it."""
+    summary: dict[str, dict[str, float | None]] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = np.array([row[name] for row in rows if name in row])
         summary[name] = {
             "mean": float(values.mean()),
-            "deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "deviation": float(values.std(ddof=1)) if len(values) > 1 else None,
             "least": float(values.min()),
             "greatest": float(values.max()),
             "folds": len(values),
@@ -132,9 +132,9 @@ def list_rows(document: dict[str, Any]) -> list[str]:
     head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
     lines = [f"{'figure':<34}{'mean':>7}{'sd':>7}{'least':>7}{'most':>7} {head}"]
     for name, total in document["figures"].items():
-        four = "".join(f"{100 * total[key]:>7.1f}" for key in ("mean", "deviation", "least", "greatest"))
-        each = [row["figures"].get(name) for row in document["rows"]]
-        lines.append(f"{name:<34}{four} " + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>8}" for v in each))
+        four = "".join(f"{percent(total[key]):>7}" for key in SPREAD)
+        each = [percent(row["figures"].get(name)) for row in document["rows"]]
+        lines.append(f"{name:<34}{four} " + "".join(f"{value:>8}" for value in each))
     return lines
 
 

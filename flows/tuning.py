@@ -75,8 +75,7 @@ def tune(workspace: Path, *, trials: int, say: Say) -> Tuning:
         runs = TrialRuns(workspace, name=f"{release.name}-tuning", study=name)
         for left in study.close_stopped():
             say(f"trial {left.number} was stopped; its values are tried again")
-            if left.run:
-                runs.fail(left.run, reason="stopped")
+        runs.close_stopped()
         if study.count_done() < trials:
             with _clone(workspace, say=say) as clone:
                 search = _Search(workspace, clone=clone, study=study, runs=runs, params=params, name=name)
@@ -134,11 +133,11 @@ class _Search:
         trial = self.study.ask(present)
         started = time.monotonic()
         named = ", ".join(f"{name}={_format_value(value)}" for name, value in trial.values.items())
-        say(f"trial {trial.number} ({self.study.count_done() + 1} of {of}): {named}")
         run = self.runs.begin(trial.number, trial.values)
         experiment = f"{self.name}-{trial.number:03d}"
         self.study.note(trial.number, experiment=experiment, run=run)
         try:
+            say(f"trial {trial.number} ({self.study.count_done() + 1} of {of}): {named}")
             figures = self._train(experiment, trial.values)
         except StageError as error:
             self.study.fail(trial.number, reason=str(error))

@@ -71,7 +71,7 @@ def test_a_spread_is_that_of_a_sample_and_a_fold_without_a_figure_does_not_count
         "greatest": 0.9,
         "folds": 3,
     }
-    assert found["hit@1"] == {"mean": 1.0, "deviation": 0.0, "least": 1.0, "greatest": 1.0, "folds": 1}
+    assert found["hit@1"] == {"mean": 1.0, "deviation": None, "least": 1.0, "greatest": 1.0, "folds": 1}
 
 
 @pytest.mark.slow

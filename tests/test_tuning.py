@@ -136,7 +136,8 @@ def git(workspace: Path, *arguments: str) -> str:
 def see(workspace: Path) -> dict[str, str]:
     """Hash of every file that is the user's, and what git says of them."""
     files = [workspace / name for name in ("dvc.lock", "params.yaml", "metrics.json")]
-    files += [path for folder in ("data", "cbir") for path in (workspace / folder).rglob("*.[!p]*") if path.is_file()]
+    files += [path for folder in ("data", "cbir") for path in (workspace / folder).rglob("*") if path.suffix != ".pyc"]
+    files = [path for path in files if path.is_file()]
     seen = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return seen | {"status": git(workspace, "status", "--short"), "stash": git(workspace, "stash", "list")}
 

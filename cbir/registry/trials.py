@@ -22,7 +22,8 @@ class TrialRuns:
         uri = find_tracking(workspace)
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = self._client.get_experiment_by_name(name)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(name)
+        place = (workspace.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        self._experiment = found.experiment_id if found else self._client.create_experiment(name, place)
         self._parent = self._find_or_create_parent(study)
         self._client.update_run(self._parent, status="RUNNING")
 
@@ -44,6 +45,12 @@ class TrialRuns:
         """Close the run of a trial that failed."""
         self._client.set_tag(run_id, "reason", reason[:5000])
         self._client.set_terminated(run_id, "FAILED")
+
+    def close_stopped(self) -> None:
+        """Close the runs that a killed process left open."""
+        mine = f"tags.`mlflow.parentRunId` = '{self._parent}' and attributes.status = 'RUNNING'"
+        for run in self._client.search_runs([self._experiment], mine):
+            self.fail(run.info.run_id, reason="stopped")
 
     def close(self, *, best: Mapping[str, float], experiment: str | None) -> None:
         """Close the run of the search; its figures are the best trial's."""
