@@ -214,7 +214,7 @@ def _hold(workspace: Path) -> Iterator[None]:
 def _clone(workspace: Path, *, say: Say) -> Iterator[Path]:
     """The workspace as it is, uncommitted changes included, in a clone that has its data and its features."""
     top = workspace / PLACE / "clone"
-    shutil.rmtree(top, ignore_errors=True)
+    _clear(top)
     say("preparing a clone of the workspace")
     state = read_state(workspace)
     assert state.commit is not None
@@ -228,7 +228,16 @@ def _clone(workspace: Path, *, say: Say) -> Iterator[Path]:
         run_dvc(clone, "checkout", "data/ingested", "data/split")
         yield clone
     finally:
-        shutil.rmtree(top, ignore_errors=True)
+        _clear(top)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder that a process which is just being killed may still write into."""
+    for _ in range(10):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
 
 
 def _copy_changes(workspace: Path, clone: Path, changed: list[str]) -> None:
