@@ -81,7 +81,7 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     cbir(workspace, "data", "import", str(catalogue), "--name", "squares")
     for arguments in (["add", "-q", "data/raw"], ["repro", "-q", "ingest"]):
         subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace, check=True)
-    lock = (workspace / "dvc.lock").read_bytes()
+    lock, outputs = (workspace / "dvc.lock").read_bytes(), sorted((workspace / "data").iterdir())
 
     done = cbir(workspace, "crossval", "--folds", "2", "--json")
     assert done.returncode == 0, done.stderr
@@ -95,11 +95,5 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
         assert mean == pytest.approx(sum(values) / len(values))
     assert "<svg" in (workspace / "reports/crossval.html").read_text()
     assert (workspace / "dvc.lock").read_bytes() == lock
-    assert sorted(path.name for path in (workspace / "data").iterdir()) == [
-        ".gitignore",
-        "ingested",
-        "kept",
-        "raw",
-        "raw.dvc",
-    ]
+    assert sorted((workspace / "data").iterdir()) == outputs
     assert [path.name for path in (workspace / ".cbir").iterdir()] == ["features"]
