@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cbir import release_commands
+from cbir import experiment_commands, release_commands
 from cbir.errors import CbirError
 from cbir.workspace import find_workspace
 
@@ -22,6 +22,8 @@ app.add_typer(data, name="data")
 app.add_typer(release_commands.app, name="releases")
 app.command()(release_commands.lineage)
 app.command()(release_commands.repro)
+app.command()(experiment_commands.tune)
+app.command()(experiment_commands.crossval)
 
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {

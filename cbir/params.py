@@ -199,6 +199,28 @@ class ScheduleParams:
     name: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SearchRange:
+    """Where `cbir-ops tune` looks for a value: from ``low`` to ``high``, evenly or by ``log``, or among ``choices``."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str | None, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TuneParams:
+    """``search``: parameter, as ``section.key``, -> where to look; see ``docs/tuning.md``.
+
+    ``metric``: of the validation items, which the best trial has most of. ``seed``: of the values that are tried.
+    """
+
+    search: dict[str, SearchRange] = Field(default_factory=dict)
+    metric: Literal["validation", "map", "hit@10"] = "validation"
+    seed: int = Field(0, ge=0)
+
+
 def load_section(path: Path, name: str, section: type[S]) -> S:
     """Read section ``name`` of the params file as ``section``.
 
@@ -219,8 +241,12 @@ def _explain(error: PydanticError, name: str, section: type) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        near = difflib.get_close_matches(key, known, n=1)
         unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        lines.append(f"{name}.{key}: " + (f"unknown key; {hint}" if unknown else problem["msg"]))
+        lines.append(f"{name}.{key}: " + (f"unknown key; {hint_at(key, known)}" if unknown else problem["msg"]))
     return "params.yaml: " + "; ".join(lines)
+
+
+def hint_at(key: str, known: list[str]) -> str:
+    """What to write instead of an unknown key: the nearest known one, or any."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

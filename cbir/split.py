@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -126,20 +127,31 @@ def assign_clusters(
 
     Clusters in ``fixed`` go first, each to the split it names.
     """
-    fixed = fixed or {}
     share = {"train": 1 - params.validation - params.test, "validation": params.validation, "test": params.test}
+    return deal_clusters(cluster_N, labels, share=share, seed=params.seed, fixed=fixed or {})
+
+
+def deal_clusters(
+    cluster_N: np.ndarray,
+    labels: list[list[str]],
+    *,
+    share: Mapping[str, float],
+    seed: int,
+    fixed: Mapping[int, str],
+) -> np.ndarray:
+    """Name of each item's part, str (N,), of parts that are to have each its ``share`` of the items and labels."""
     totals = Counter(label for row in labels for label in (row or [""]))
     want = {name: {label: n * part for label, n in totals.items()} for name, part in share.items()}
     room = {name: part * len(cluster_N) for name, part in share.items()}
     members: dict[int, list[int]] = {}
     for n, cluster in enumerate(cluster_N):
         members.setdefault(int(cluster), []).append(n)
-    order = np.random.default_rng(params.seed).permutation(sorted(members))
+    order = np.random.default_rng(seed).permutation(sorted(members))
     where_N = np.empty(len(cluster_N), dtype="<U10")
     for cluster in sorted(order, key=lambda c: (c not in fixed, -len(members[c]))):
         rows = members[cluster]
         count = Counter(label for n in rows for label in (labels[n] or [""]))
-        allowed = [name for name in SPLITS if share[name] > 0]
+        allowed = [name for name in share if share[name] > 0]
         name = fixed.get(int(cluster)) or max(
             allowed, key=lambda s: (sum(want[s][x] * k for x, k in count.items()), room[s])
         )

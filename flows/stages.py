@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +57,23 @@ def _ignore(line: str) -> None:
 
 def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], None]) -> tuple[int, list[str]]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=workspace,
-        env=os.environ | QUIET | LIVE | {"PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    with _keep_signals() as kept:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=workspace,
+            env=os.environ | QUIET | LIVE | {"PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     lines: list[str] = []
     failing = False
     with process:
         try:
+            for number in kept:
+                signal.raise_signal(number)
             assert process.stdout is not None
             for line in _drop_bars(process.stdout):
                 lines.append(line)
@@ -79,6 +84,21 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return process.returncode, lines
+
+
+@contextmanager
+def _keep_signals() -> Iterator[list[int]]:
+    """Collect signals instead of acting on them: one that came while a process starts would leave it behind."""
+    kept: list[int] = []
+    here = threading.current_thread() is threading.main_thread()  # elsewhere none arrives
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if here}
+    for number in before:
+        signal.signal(number, lambda signum, frame: kept.append(signum))
+    try:
+        yield kept
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _drop_bars(stream: Iterator[str]) -> Iterator[str]:
@@ -111,14 +131,15 @@ def has_remote(workspace: Path) -> bool:
 
 def read_data_revision(workspace: Path) -> str:
     """Hash of the DVC output of the raw data."""
-    return str(_read_yaml(workspace / POINTER)["outs"][0]["md5"])
+    return str(read_yaml(workspace / POINTER)["outs"][0]["md5"])
 
 
 def read_rows_revision(workspace: Path) -> str:
     """Hashes of the DVC outputs that the index table is built from."""
-    stages = _read_yaml(workspace / "dvc.lock")["stages"]
+    stages = read_yaml(workspace / "dvc.lock")["stages"]
     return ":".join(stages[name]["outs"][0]["md5"] for name in ("ingest", "embed"))
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Whatever is in one of DVC's files."""
     return yaml.safe_load(path.read_text())

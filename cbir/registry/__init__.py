@@ -66,7 +66,7 @@ class Registry:
     def __init__(self, workspace: Path, *, name: str) -> None:
         self.name = name
         self._workspace = workspace
-        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.resolve() / 'mlflow.db'}")
+        uri = find_tracking(workspace)
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._uri = uri
 
@@ -344,6 +344,11 @@ class Registry:
         local = self._uri.startswith("sqlite:")
         place = (self._workspace.resolve() / "mlartifacts").as_uri() if local else None
         return self._client.create_experiment(self.name, artifact_location=place)
+
+
+def find_tracking(workspace: Path) -> str:
+    """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or SQLite in the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.resolve() / 'mlflow.db'}")
 
 
 def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -1,0 +1,166 @@
+"""How much the figures depend on which items are tested: every item is a test item of exactly one fold.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cbir.answers import find_fused
+from cbir.encoder import Encoder
+from cbir.errors import SplitError, TrainingError
+from cbir.evaluation_page.folds import SPREAD, percent, render_folds
+from cbir.features import CACHE, load_features
+from cbir.params import EvaluateParams, SplitParams, load_section
+from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder, select_gallery
+from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
+from cbir.report import write_page
+from cbir.split import cluster_items, deal_clusters
+
+FIGURES = ("map", "hit@1", "hit@10")
+INGESTED = Path("data/ingested")  # in the workspace
+JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
+
+
+def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train with the workspace's parameters on all folds but one, test on that one, each in turn.
+
+    Works in a temporary folder under ``.cbir``; towers' outputs come from the workspace's cache. Writes
+    ``reports/crossval.json``, which it returns, and ``reports/crossval.html``.
+
+    Raises:
+        SplitError: the items cannot be dealt into so many folds.
+        WorkspaceError: nothing has been ingested.
+        TrainingError: training on a fold failed.
+    """
+    params = load_section(workspace / "params.yaml", "split", SplitParams)
+    load_section(workspace / "params.yaml", "evaluate", EvaluateParams)
+    items = read_items(workspace / INGESTED, columns=["id", "group", "sha256", "phash", "labels"]).to_pydict()
+    cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
+    fold_N = deal_folds(cluster_N, items["labels"], folds=folds, seed=params.seed)
+    (workspace / CACHE).mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory(dir=workspace / CACHE.parent, prefix="crossval-") as place:
+        for fold in range(folds):
+            where_N = name_parts(fold_N == fold, cluster_N, items["labels"], params=params)
+            counts = {name: int((where_N == name).sum()) for name in ("train", "validation", "test")}
+            say(f"fold {fold + 1} of {folds}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+            columns = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
+            folder = Path(place) / str(fold)
+            write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
+            _train(workspace, folder, fold=fold)
+            figures = dict(_measure(workspace, folder / "encoder", np.flatnonzero(fold_N == fold), cluster_N=cluster_N))
+            shutil.rmtree(folder)
+            say(f"fold {fold + 1}: " + ", ".join(f"{name} {v:.3f}" for name, v in figures.items() if "map" in name))
+            rows.append({"fold": fold + 1, **counts, "figures": figures})
+    document = {
+        "folds": folds,
+        "seed": params.seed,
+        "items": len(cluster_N),
+        "clusters": int(cluster_N.max()) + 1,
+        "rows": rows,
+        "figures": summarise([row["figures"] for row in rows]),
+    }
+    write_json(workspace / JSON, document)
+    write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=render_folds(document))
+    return document
+
+
+def deal_folds(cluster_N: np.ndarray, labels: list[list[str]], *, folds: int, seed: int) -> np.ndarray:
+    """Fold of each item, int (N,): whole clusters, balanced over labels as the split is.
+
+    Raises:
+        SplitError: there are no items, or the number of folds does not fit them.
+    """
+    if len(cluster_N) == 0:
+        raise SplitError("There are no items to deal into folds; import a source first.")
+    clusters = int(cluster_N.max()) + 1
+    if not 2 <= folds <= clusters:
+        raise SplitError(f"{folds} folds cannot be made of {clusters} clusters; give --folds from 2 to {clusters}.")
+    share = {str(fold): 1 / folds for fold in range(folds)}
+    fold_N = deal_clusters(cluster_N, labels, share=share, seed=seed, fixed={}).astype(np.int64)
+    least = int(np.bincount(fold_N, minlength=folds).min())
+    if least < 2:
+        raise SplitError(f"A fold would have {least} items, too few to search among; give fewer than {folds} --folds.")
+    return fold_N
+
+
+def name_parts(
+    test_N: np.ndarray, cluster_N: np.ndarray, labels: list[list[str]], *, params: SplitParams
+) -> np.ndarray:
+    """Part of each item, str (N,): test where it says so, the rest train and validation in the split's proportion."""
+    where_N = np.full(len(test_N), "test", dtype="<U10")
+    rest = np.flatnonzero(~test_N)
+    validation = params.validation / (1 - params.test)
+    where_N[rest] = deal_clusters(
+        cluster_N[rest],
+        [labels[n] for n in rest],
+        share={"train": 1 - validation, "validation": validation},
+        seed=params.seed,
+        fixed={},
+    )
+    return where_N
+
+
+def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Mean, standard deviation (of a sample; None of one fold) and range of each figure over the folds that have it."""
+    summary: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = np.array([row[name] for row in rows if name in row])
+        summary[name] = {
+            "mean": float(values.mean()),
+            "deviation": float(values.std(ddof=1)) if len(values) > 1 else None,
+            "least": float(values.min()),
+            "greatest": float(values.max()),
+            "folds": len(values),
+        }
+    return summary
+
+
+def list_rows(document: dict[str, Any]) -> list[str]:
+    """What a terminal shows: a line a figure, with every fold's value, in percent."""
+    head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
+    lines = [f"{'figure':<34}{'mean':>7}{'sd':>7}{'least':>7}{'most':>7} {head}"]
+    for name, total in document["figures"].items():
+        four = "".join(f"{percent(total[key]):>7}" for key in SPREAD)
+        each = [percent(row["figures"].get(name)) for row in document["rows"]]
+        lines.append(f"{name:<34}{four} " + "".join(f"{value:>8}" for value in each))
+    return lines
+
+
+def _train(workspace: Path, folder: Path, *, fold: int) -> None:
+    """Train in a process of its own, as DVC would; its progress goes to stderr."""
+    command = [sys.executable, "-m", "cbir.train", str(INGESTED), str(folder / "split"), str(folder / "encoder")]
+    done = subprocess.run(command, cwd=workspace, stdout=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise TrainingError(f"Training without fold {fold + 1} failed, for the reason above; mend it and start again.")
+
+
+def _measure(
+    workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray
+) -> Iterator[tuple[str, float]]:
+    """The fused system's figures on the given rows, by ``query set.system.figure``."""
+    ks = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).k
+    items = read_items(workspace / INGESTED, columns=["id", "image", "captions", "labels", "sha256"])
+    features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
+    encoder = Encoder.load(encoder_folder)
+    gallery = select_gallery(items, features, rows, cluster_N=cluster_N, ingested=workspace / INGESTED)
+    vectors = embed_views(encoder, gallery.features)
+    for query_set in list_query_sets(gallery):
+        systems = run_encoder(encoder, gallery, query_set, vectors=vectors)
+        ours = find_fused(systems)
+        if ours is not None:
+            answers = measure_system(gallery, query_set, system=ours, score=systems[ours], ks=ks)
+            for name in FIGURES:
+                if name in answers.figures:
+                    yield f"{query_set.name}.{ours}.{name}", float(answers.figures[name].mean())

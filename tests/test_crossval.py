@@ -1,0 +1,99 @@
+"""Every item is tested exactly once, nothing straddles folds, and the means are the means of the folds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import cbir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbir.crossval import deal_folds, name_parts, summarise
+from cbir.errors import SplitError
+from cbir.params import SplitParams
+
+FIRST = st.lists(st.integers(0, 11), min_size=24, max_size=60)
+
+
+def number(clusters: list[int]) -> np.ndarray:
+    return np.unique(clusters, return_inverse=True)[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(FIRST, st.integers(2, 4))
+def test_folds_cover_every_item_once_and_clusters_never_straddle(clusters: list[int], folds: int) -> None:
+    cluster_N = number([*clusters, *range(12), *range(12)])
+    labels = [[f"label {n % 3}"] for n in range(len(cluster_N))]
+    fold_N = deal_folds(cluster_N, labels, folds=folds, seed=0)
+    assert set(fold_N) == set(range(folds))
+    assert all(len(set(fold_N[cluster_N == cluster])) == 1 for cluster in set(cluster_N))
+    for fold in range(folds):
+        where_N = name_parts(fold_N == fold, cluster_N, labels, params=SplitParams())
+        assert ((where_N == "test") == (fold_N == fold)).all()
+        assert all(len(set(where_N[cluster_N == cluster])) == 1 for cluster in set(cluster_N))
+
+
+def test_labels_are_spread_evenly_over_the_folds() -> None:
+    labels = [["cat"]] * 12 + [["dog"]] * 24 + [[]] * 6
+    fold_N = deal_folds(np.arange(42), labels, folds=3, seed=0)
+    counts = [Counter(labels[n][0] if labels[n] else "" for n in np.flatnonzero(fold_N == fold)) for fold in range(3)]
+    assert counts == [{"cat": 4, "dog": 8, "": 2}] * 3
+
+
+@pytest.mark.parametrize("folds", [-1, 0, 1, 7])
+def test_folds_that_do_not_fit_the_clusters_are_refused(folds: int) -> None:
+    with pytest.raises(SplitError, match="give --folds from 2 to 6"):
+        deal_folds(np.repeat(np.arange(6), 2), [["a"]] * 12, folds=folds, seed=0)
+
+
+def test_folds_too_small_to_search_are_refused() -> None:
+    with pytest.raises(SplitError, match="fewer than 6 --folds"):
+        deal_folds(np.arange(6), [["a"]] * 6, folds=6, seed=0)
+
+
+def test_no_items_are_no_folds() -> None:
+    with pytest.raises(SplitError, match="no items"):
+        deal_folds(np.array([], dtype=int), [], folds=2, seed=0)
+
+
+def test_a_spread_is_that_of_a_sample_and_a_fold_without_a_figure_does_not_count() -> None:
+    found = summarise([{"map": 0.2}, {"map": 0.4, "hit@1": 1.0}, {"map": 0.9}])
+    assert found["map"] == {
+        "mean": pytest.approx(0.5),
+        "deviation": pytest.approx(0.13**0.5),  # (0.09 + 0.01 + 0.16) / 2
+        "least": 0.2,
+        "greatest": 0.9,
+        "folds": 3,
+    }
+    assert found["hit@1"] == {"mean": 1.0, "deviation": None, "least": 1.0, "greatest": 1.0, "folds": 1}
+
+
+@pytest.mark.slow
+def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspace: Path, catalogue: Path) -> None:
+    nothing = cbir(workspace, "crossval")
+    assert (nothing.returncode, "dvc repro ingest" in nothing.stderr) == (2, True), nothing.stderr
+    cbir(workspace, "data", "import", str(catalogue), "--name", "squares")
+    for arguments in (["add", "-q", "data/raw"], ["repro", "-q", "ingest"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace, check=True)
+    lock, outputs = (workspace / "dvc.lock").read_bytes(), sorted((workspace / "data").iterdir())
+
+    done = cbir(workspace, "crossval", "--folds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((workspace / "reports/crossval.json").read_text())
+    assert [row["test"] for row in document["rows"]] == [24, 24]
+    means = {name: total["mean"] for name, total in document["figures"].items()}
+    assert {"text_to_image.fused.map", "label.fused_both.map"} <= set(means)
+    for name, mean in means.items():
+        values = [row["figures"][name] for row in document["rows"] if name in row["figures"]]
+        assert mean == pytest.approx(sum(values) / len(values))
+    assert "<svg" in (workspace / "reports/crossval.html").read_text()
+    assert (workspace / "dvc.lock").read_bytes() == lock
+    assert sorted((workspace / "data").iterdir()) == outputs
+    assert [path.name for path in (workspace / ".cbir").iterdir()] == ["features"]
