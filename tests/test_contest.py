@@ -16,7 +16,7 @@ from cbir.encoder import Encoder
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures
 from cbir.ingest import ingest
-from cbir.params import GateParams, IngestParams, SplitParams, TowerParams, TrainParams
+from cbir.params import FineTuneParams, GateParams, IngestParams, SplitParams, TowerParams, TrainParams
 from cbir.records import read_table, write_jsonl
 from cbir.split import split_items
 from cbir.train import train
@@ -97,7 +97,14 @@ class Arena:
         self._prepare("spoilt_ingested", spoil_captions(rows, known, share=0.3))
         for name, source, seed in (("good", "ingested", 0), ("other", "ingested", 1), ("spoilt", "spoilt_ingested", 0)):
             params = TrainParams(epochs=2, batch_size=64, dimensions=128, seed=seed)
-            train(folder / source, folder / "split", folder / name, tower_params=TowerParams(), params=params)
+            train(
+                folder / source,
+                folder / "split",
+                folder / name,
+                tower_params=TowerParams(),
+                tune_params=FineTuneParams(),
+                params=params,
+            )
         record_split(folder / "ingested", folder / "split", folder / "learnt.parquet")
 
     def _prepare(self, name: str, rows: list[dict[str, Any]]) -> None:
