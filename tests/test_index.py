@@ -30,6 +30,7 @@ def publish(
             "id": str(n),
             "image": picture,
             "source": "s",
+            "sha256": str(n),
             "source_path": f"s/{n}.png",
             "original_captions": [f"picture {n}"],
             "labels": [],
@@ -70,11 +71,11 @@ def test_a_whole_number_of_just_64_bits_stays_one(tmp_path: Path) -> None:
 def test_a_table_holds_a_release_only_with_its_fingerprint_and_its_rows(tmp_path: Path) -> None:
     uri = str(tmp_path / "db")
     publish(tmp_path)
-    assert holds_release(uri=uri, table="release_v1", embedded=tmp_path)
-    assert not holds_release(uri=uri, table="release_v2", embedded=tmp_path)
+    assert holds_release(uri=uri, table="release_v1", ingested=tmp_path, embedded=tmp_path)
+    assert not holds_release(uri=uri, table="release_v2", ingested=tmp_path, embedded=tmp_path)
     for facts in ({"fingerprint": "g", "rows": 4}, {"fingerprint": "f", "rows": 5}):
         write_json(tmp_path / "embedded.json", facts)
-        assert not holds_release(uri=uri, table="release_v1", embedded=tmp_path)
+        assert not holds_release(uri=uri, table="release_v1", ingested=tmp_path, embedded=tmp_path)
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:

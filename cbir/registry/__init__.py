@@ -26,6 +26,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 RELEASE_KEY = "release_key"
 WANTED = "wanted_at"  # when a run last registered what was registered already
+REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written before its commit
 PINNED = "pinned"  # why it is never cleaned up
 HISTORY = "history."
 MODEL = "model"  # folder of a run's artifacts
@@ -52,6 +53,11 @@ class Release:
     def table(self) -> str:
         """The index table: a function of the version, so that model and vectors cannot disagree."""
         return f"release_v{self.version}"
+
+    @property
+    def refresh(self) -> str | None:
+        """What the last refresh of its table did, or was about to do, as JSON; None where there was none."""
+        return self.tags.get(REFRESHED)
 
     @property
     def pinned(self) -> bool:
@@ -247,6 +253,10 @@ class Registry:
     def unpin(self, release: Release) -> None:
         """Let a release be cleaned up again."""
         self._client.delete_model_version_tag(self.name, release.version, PINNED)
+
+    def record_refresh(self, release: Release, facts: str) -> None:
+        """Keep with a release what is about to be done to its table."""
+        self._client.set_model_version_tag(self.name, release.version, REFRESHED, facts)
 
     def log_card(self, release: Release, files: list[Path], *, description: str) -> None:
         """Keep the model card's ``files`` with the release, and show ``description`` on its page."""
