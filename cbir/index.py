@@ -64,8 +64,7 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
         IndexError_: a table of this name is there and is not this release's.
     """
     facts = _read_facts(embedded)
-    database = lancedb.connect(uri)
-    if table in _list_tables(database):
+    if _is_there(uri=uri, table=table):
         if not holds_release(uri=uri, table=table, ingested=ingested, embedded=embedded):
             _restore_rows(Index.open(uri=uri, table=table), _build_rows(ingested, embedded), facts, name=table)
         return facts["rows"]
@@ -73,7 +72,7 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
     rows = rows.replace_schema_metadata(
         {FINGERPRINT: facts["fingerprint"].encode(), SIMILARITY: facts["similarity"].encode()}
     )
-    written = database.create_table(table, rows)
+    written = lancedb.connect(uri).create_table(table, rows)
     if written.count_rows() >= INDEX_FROM_ROWS:
         written.create_index(metric=DISTANCES[facts["similarity"]], vector_column_name="vector", index_type="IVF_SQ")
     return written.count_rows()
@@ -132,6 +131,15 @@ def drop_table(*, uri: str, table: str) -> None:
         database.drop_table(table)
 
 
+def _is_there(*, uri: str, table: str) -> bool:
+    """Whether ``table`` was ever committed; the folder of a writer that was killed before is listed, too."""
+    try:
+        Index.open(uri=uri, table=table)
+    except IndexError_:
+        return False
+    return True
+
+
 def _read_facts(embedded: Path) -> dict[str, Any]:
     return json.loads((embedded / "embedded.json").read_text())
 
@@ -160,12 +168,14 @@ class Index:
         Raises:
             IndexError_: it is not there.
         """
-        database = lancedb.connect(uri)
-        if table not in _list_tables(database):
+        try:
+            return cls(lancedb.connect(uri).open_table(table))
+        except ValueError as error:
+            if "was not found" not in str(error):
+                raise
             raise IndexError_(
                 f"The index table {table} is missing in {uri}; run `cbir-ops retrain` to publish it again."
-            )
-        return cls(database.open_table(table))
+            ) from None
 
     @property
     def fingerprint(self) -> str:

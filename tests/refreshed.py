@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import yaml
@@ -49,18 +49,20 @@ def run_stages(workspace: Path, *, encoder: str) -> str:
     data = workspace / "data"
     ingest(data / "raw", data / "ingested", params=IngestParams(**PARAMS["ingest"]))
     write_encoder(data / "encoder", name=encoder)
-    embed(data / "ingested", data / "encoder", data / "embedded", params=EmbedParams())
+    with chdir(workspace):  # where the outputs of the towers are kept
+        embed(*(data.resolve() / name for name in ("ingested", "encoder", "embedded")), params=EmbedParams())
     (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": {"map": 0.5}}}))
     return Encoder.load(data / "encoder").fingerprint
 
 
-def register(workspace: Path, *, fingerprint: str) -> Release:
+def register(workspace: Path, *, fingerprint: str, data_revision: str = "d") -> Release:
+    """As `retrain` does."""
     data = workspace / "data"
     facts = json.loads((data / "embedded/embedded.json").read_text())
     return Registry(workspace, name="cbir").register(
         encoder=data / "encoder",
         fingerprint=fingerprint,
-        data_revision="d",
+        data_revision=data_revision,
         rows_revision="r",
         metrics=json.loads((workspace / "metrics.json").read_text()),
         files=[workspace / "metrics.json", workspace / "params.yaml"],
@@ -70,6 +72,7 @@ def register(workspace: Path, *, fingerprint: str) -> Release:
 
 
 def publish(workspace: Path, release: Release) -> int:
+    """As `retrain` does; return the number of rows."""
     data = workspace / "data"
     return publish_table(
         uri=str(workspace / "lancedb"), table=release.table, ingested=data / "ingested", embedded=data / "embedded"
@@ -85,21 +88,3 @@ def make_live(workspace: Path, *, items: int = 8, encoder: str = "a") -> Registr
     publish(workspace, release)
     registry.promote(release, reason="first", now=NOW)
     return registry
-
-
-def copy_workspace(source: Path, target: Path) -> Path:
-    """A copy whose registry finds its artifacts in it, not in the source."""
-    import sqlite3
-
-    shutil.copytree(source, target)
-    old, new = ((folder.resolve() / "mlartifacts").as_uri() for folder in (source, target))
-    with sqlite3.connect(target / "mlflow.db") as database:
-        for table, column in (
-            ("experiments", "artifact_location"),
-            ("runs", "artifact_uri"),
-            ("model_versions", "source"),
-            ("model_versions", "storage_location"),
-        ):
-            database.execute(f"update {table} set {column} = replace({column}, ?, ?)", (old, new))
-    database.close()
-    return target

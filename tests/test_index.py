@@ -110,3 +110,13 @@ def test_a_table_of_fewer_dimensions_is_searched_with_the_first_ones(tmp_path: P
     longer_D = np.array([0.0, 0.0, 0.3, 0.4, 0.7, 0.5], np.float32)
     hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(longer_D, k=1, where=None)
     assert [(hit.id, hit.score) for hit in hits] == [("3", pytest.approx(0.8, abs=1e-5))]
+
+
+def test_a_table_whose_writer_was_killed_before_its_commit_is_missing_and_published_anew(tmp_path: Path) -> None:
+    half = tmp_path / "db" / "release_v1.lance" / "data"
+    half.mkdir(parents=True)
+    (half / "x.lance").write_bytes(b"abc")
+    with pytest.raises(IndexError_, match="release_v1 is missing"):
+        Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    assert publish(tmp_path) == 4
+    assert Index.open(uri=str(tmp_path / "db"), table="release_v1").rows == 4

@@ -1,0 +1,184 @@
+"""Killed at any line or moment of a release, search goes on, and a rerun ends as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pytest
+from conftest import ROOT
+from readers import read_forever
+from refreshed import make_live, make_raw, run_stages
+
+from cbir.index import Index
+from cbir.registry import Registry
+
+READERS = 4
+MARKED = 8  # lines of each step
+RANDOM = 50
+STEPS = ("release", "refresh", "rollback")
+
+
+class Victim:
+    """The process that is told to take steps; see ``killer.py``."""
+
+    def __init__(self, workspace: Path, log: Path) -> None:
+        self.workspace, self.log = workspace, log
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests/killer.py")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.with_suffix(".err").open("w"),
+            text=True,
+        )
+
+    def take(self, step: str, revision: str, **order: Any) -> dict[str, Any]:
+        """How the step's process ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order |= {"workspace": str(self.workspace), "log": str(self.log), "step": step, "revision": revision}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, self.log.with_suffix(".err").read_text()
+        return json.loads(answer)
+
+    def finish(self, step: str, revision: str, **order: Any) -> float:
+        """Take the step undisturbed, and return its seconds."""
+        answer = self.take(step, revision, **order)
+        assert answer["status"] == 0, f"{step} {revision}:\n{self.log.read_text()[-3000:]}"
+        return answer["seconds"]
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+@contextmanager
+def ask_meanwhile(workspace: Path, folder: Path) -> Iterator[list[dict[str, Any]]]:
+    """Readers that ask until the end; what they counted is in the list then."""
+    stop = folder / "stop"
+    context = multiprocessing.get_context("spawn")
+    reports = [folder / f"reader{n}.json" for n in range(READERS)]
+    readers = [context.Process(target=read_forever, args=(workspace, report, stop)) for report in reports]
+    for reader in readers:
+        reader.start()
+    counts: list[dict[str, Any]] = []
+    try:
+        yield counts
+    finally:
+        stop.touch()
+        for reader in readers:
+            reader.join(timeout=60)
+    counts += [json.loads(report.read_text()) for report in reports]
+
+
+class Course:
+    """One release after the other, each refreshed and then rolled back from; and what must be true in between."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self.registry = Registry(workspace, name="cbir")
+        self.first = 0  # number of the raw data's first picture
+        self.version = 1
+        self.live = "1"
+        self.rows = {"1": 0}
+        self.log = [("promote", "1")]
+
+    def prepare(self, step: str) -> str:
+        """Change the raw data, run the stages; return the revision that the step is told."""
+        if step == "rollback":
+            return str(self.version - 1)
+        self.first += 1
+        make_raw(self.workspace, range(self.first, self.first + 8))
+        if step == "release":
+            self.version += 1
+            run_stages(self.workspace, encoder=f"e{self.version}")
+        return f"d{self.version}"
+
+    def advance(self, step: str) -> None:
+        """The step is done."""
+        self.live = str(self.version - 1) if step == "rollback" else str(self.version)
+        if step != "rollback":
+            self.rows[self.live] = self.first
+        self.log.append(("promote" if step == "release" else step, self.live))
+
+    def check(self) -> None:
+        """One version a key, one table a version, its rows once each, one line of history a step."""
+        releases = self.registry.list_releases()
+        assert [release.version for release in releases] == [str(n) for n in range(self.version, 0, -1)]
+        assert len({release.key for release in releases}) == self.version
+        assert self.registry.get_champion().version == self.live
+        assert [(entry["action"], entry["version"]) for entry in self.registry.read_log()] == self.log
+        tables = lancedb.connect(str(self.workspace / "lancedb")).list_tables().tables
+        assert sorted(tables) == sorted(release.table for release in releases)
+        for version in {self.live, str(self.version)}:
+            index = Index.open(uri=str(self.workspace / "lancedb"), table=f"release_v{version}")
+            start = self.rows[version]
+            assert set(index.read_marks()) == {f"squares/{n}" for n in range(start, start + 8)}
+            assert index.rows == 8
+            assert index.fingerprint == self.registry.get_version(version).fingerprint
+        runs = self.registry._client.search_runs([self.registry._get_experiment()])
+        assert len(runs) == self.version
+
+
+@pytest.mark.slow
+def test_killed_at_any_line_or_moment_search_goes_on_and_a_rerun_ends_as_if_nothing_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workspace = tmp_path / "workspace"
+    make_live(workspace)
+    course, victim = Course(workspace), Victim(workspace, tmp_path / "victim.log")
+    seconds: dict[str, float] = {}
+    lines: dict[str, list[Any]] = {}
+    for step in STEPS * 2:  # the second time nothing is done for the first time
+        trace = tmp_path / f"{step}.json"
+        victim.finish(step, course.prepare(step), trace=str(trace))
+        course.advance(step)
+        course.check()
+        lines[step] = json.loads(trace.read_text())
+    rng = np.random.default_rng(0)
+    plan: list[tuple[str, dict[str, Any]]] = []
+    for turn in range(MARKED):
+        for step in STEPS:
+            plan.append((step, {"line": lines[step][(2 * turn + 1) * len(lines[step]) // (2 * MARKED)]}))
+    plan += [(STEPS[n % 3], {"share": float(rng.uniform(0.02, 0.98))}) for n in range(RANDOM)]
+    killed: list[tuple[str, Any]] = []
+    missed = 0
+    with ask_meanwhile(workspace, tmp_path) as counts:
+        for step, where in plan:
+            revision = course.prepare(step)
+            if "share" in where:
+                where = {"moment": where["share"] * seconds[step]}
+            answer = victim.take(step, revision, **where)
+            if answer["killed"]:
+                killed.append((step, where))
+            else:
+                missed += 1
+                assert answer["status"] == 0, victim.log.read_text()[-3000:]
+            seconds[step] = victim.finish(step, revision) if step not in seconds else seconds[step]
+            victim.finish(step, revision)
+            course.advance(step)
+            course.check()
+    victim.stop()
+    total = {name: sum(count[name] for count in counts) for name in ("queries", "failed", "mixed")}
+    marked = {(step, *where["line"]) for step, where in killed if "line" in where}
+    print(f"{len(marked)} marked, {len(killed) - len(marked)} random kills, {missed} missed; {total}")
+    assert (total["failed"], total["mixed"]) == (0, 0), [count["faults"] for count in counts]
+    assert all(count["queries"] >= 20 for count in counts)
+    assert len({version for count in counts for version in count["versions"]}) >= 10
+    assert len(marked) >= 20
+    assert len(killed) >= 60
