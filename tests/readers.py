@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-PAUSE = 0.05  # seconds between two queries, so that the readers leave the machine something
+PAUSE = 0.3  # seconds between two queries, so that the readers leave the machine something
 
 
 def read_forever(workspace: Path, report: Path, stop: Path) -> None:

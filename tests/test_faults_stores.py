@@ -11,24 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command
-from refreshed import make_live
 from test_faults_kills import Course, Victim
+from test_faults_kills import course as course
+from test_faults_kills import victim as victim
 
 from cbir.search import Searcher
-
-
-@pytest.fixture
-def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    make_live(tmp_path / "workspace")
-    return Course(tmp_path / "workspace")
-
-
-@pytest.fixture
-def victim(course: Course, tmp_path: Path) -> Iterator[Victim]:
-    victim = Victim(course.workspace, tmp_path / "victim.log")
-    yield victim
-    victim.stop()
 
 
 def ask(workspace: Path) -> list[tuple[str, float]]:

@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from cbir.errors import ReleaseError
+from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
 
 CHAMPION = "champion"
@@ -120,23 +120,16 @@ class Registry:
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
-        found = self._client.search_model_versions(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
+        found = self._search(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
         return _read_release(found[0]) if found else None
 
     def find_champion(self) -> Release | None:
         """The release that is live, or None.
 
         Raises:
-            ReleaseError: the registry cannot be reached; that is not a "none".
+            RegistryError: the registry cannot be reached; that is not a "none".
         """
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise ReleaseError(
-                f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI."
-            ) from None
+        return self._find_alias(CHAMPION)
 
     def get_champion(self) -> Release:
         """The release that is live.
@@ -155,7 +148,7 @@ class Registry:
         Raises:
             ReleaseError: there is none.
         """
-        found = self._client.search_model_versions(f"name = '{self.name}'")
+        found = self._search(f"name = '{self.name}'")
         release = next((_read_release(one) for one in found if str(one.version) == version), None)
         if release is None:
             known = ", ".join(sorted((str(one.version) for one in found), key=int)) or "none"
@@ -164,7 +157,7 @@ class Registry:
 
     def list_releases(self) -> list[Release]:
         """Every release, the newest first."""
-        found = self._client.search_model_versions(f"name = '{self.name}'")
+        found = self._search(f"name = '{self.name}'")
         releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
@@ -174,12 +167,7 @@ class Registry:
 
     def find_challenger(self) -> Release | None:
         """The release that is, or was last, before the gate; None where the last one went live."""
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHALLENGER))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise
+        return self._find_alias(CHALLENGER)
 
     def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
         """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
@@ -335,13 +323,34 @@ class Registry:
         if self._find_model() is None:
             self._client.create_registered_model(self.name)
 
+    def _find_alias(self, alias: str) -> Release | None:
+        try:
+            return _read_release(self._client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            self._take_absence(error)
+            return None
+
     def _find_model(self) -> RegisteredModel | None:
         try:
             return self._client.get_registered_model(self.name)
         except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise
+            self._take_absence(error)
+            return None
+
+    def _search(self, condition: str) -> list[Any]:
+        try:
+            return list(self._client.search_model_versions(condition))
+        except MlflowException as error:
+            self._take_absence(error)
+            return []
+
+    def _take_absence(self, error: MlflowException) -> None:
+        """Let pass that something is not there; a registry that does not answer is a fault."""
+        if error.error_code not in ABSENT:
+            reason = str(error).splitlines()[0]
+            raise RegistryError(
+                f"The registry {self._uri} does not answer ({reason}); see MLFLOW_TRACKING_URI."
+            ) from None
 
     def _get_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.name)
