@@ -13,6 +13,8 @@ import resource
 import signal
 import sys
 import time
+import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -127,10 +129,9 @@ def main() -> None:
             try:
                 run_step(order)
             except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                sys.stderr.flush()
+                with suppress(OSError):  # the log may not be written to, either
+                    traceback.print_exc()
+                    sys.stderr.flush()
                 os._exit(1)
             os._exit(0)
         status = wait_or_kill(child, order.get("moment"))

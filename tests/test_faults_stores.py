@@ -25,18 +25,15 @@ def ask(workspace: Path) -> list[tuple[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["release", "refresh"])
-@pytest.mark.parametrize("limit", [1_000, 4_000, 8_000, 100_000])
+@pytest.mark.parametrize("limit", [1_000, 100_000])
 def test_a_file_that_cannot_be_written_whole_leaves_search_as_it_was_and_a_rerun_finishes(
     course: Course, victim: Victim, step: str, limit: int
 ) -> None:
     before = ask(course.workspace)
     revision = course.prepare(step)
     answer = victim.take(step, revision, file_size=limit)
-    if answer["status"] == 0:
-        assert limit == 100_000, "a table and a database do not fit"
-    else:
-        assert ask(course.workspace) == before
-        assert not answer["killed"]
+    assert (answer["status"] != 0, answer["killed"]) == (True, False), "the database does not fit"
+    assert ask(course.workspace) == before
     victim.finish(step, revision)
     course.advance(step)
     course.check()
