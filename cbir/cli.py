@@ -94,6 +94,20 @@ def retrain() -> None:
 
 
 @app.command()
+def refresh(
+    most_deleted: Annotated[float, typer.Option(min=0, max=1, help="Share of the rows that may go.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Bring new, changed and deleted pictures of data/raw to the live index, without a training."""
+    _prepare_flows(workspace := find_workspace())
+    from flows.refresh import refresh as flow
+
+    found = flow(str(workspace), most_deleted=most_deleted)
+    counts = [f"{found[name]:,} {name}" for name in ("added", "changed", "deleted", "unchanged", "embedded")]
+    typer.echo(json.dumps(found) if as_json else f"Release {found['version']}: {', '.join(counts)}.")
+
+
+@app.command()
 def gate(
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules of the last decision.")] = False,
     override: Annotated[bool, typer.Option("--override", help="Promote a release that did not pass.")] = False,
@@ -167,12 +181,18 @@ def demo() -> None:
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
-    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
-    from flows.faults import leave_faults_to_caller
+    _prepare_flows(workspace)
     from flows.retrain import retrain as flow
 
-    leave_faults_to_caller()
     return flow(str(workspace))
+
+
+def _prepare_flows(workspace: Path) -> None:
+    """Let Prefect keep its runs in the workspace, and leave a user's fault to be told once, last."""
+    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    from flows.faults import leave_faults_to_caller
+
+    leave_faults_to_caller()
 
 
 def _exit_where_stopped(summary: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── GitError           git is missing, or refused what a release needs of it
     ├── ServerError        the Prefect server is not configured or does not answer
     ├── ReleaseError       no release is live, or the one asked for cannot be loaded
+    │   └── RegistryError  the registry does not answer; trying again may help
     ├── IndexError_        an index table is missing, stale or does not match its encoder
     └── QueryError         a query is empty or its filter is not valid
 """
@@ -78,6 +79,10 @@ class ServerError(CbirError):
 
 class ReleaseError(CbirError):
     """No release is live, or the one asked for cannot be loaded."""
+
+
+class RegistryError(ReleaseError):
+    """The registry does not answer; trying again may help."""
 
 
 class IndexError_(CbirError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from cbir.errors import IndexError_, QueryError
-from cbir.images import decode_png
 from cbir.records import read_items, read_table
+from cbir.rows import ADDED, HASHED, HIDDEN, ROW_HASH, SHA256, TEXT_HASH, Marks, build_rows, mark_item
 from cbir.similarity import Similarity, shorten_vectors
 
-THUMBNAIL = 112
 FINGERPRINT = b"cbir.fingerprint"
 SIMILARITY = b"cbir.similarity"
 DISTANCES: dict[Similarity, Literal["l2", "dot"]] = {  # of LanceDB; for the cosine, vectors have unit length
@@ -29,7 +28,6 @@ DISTANCES: dict[Similarity, Literal["l2", "dot"]] = {  # of LanceDB; for the cos
 }
 INDEX_FROM_ROWS = 100_000
 RELEASE_TABLE = re.compile(r"release_v(\d+)")
-SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,8 @@ class TableFacts:
 def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
     """Write the vectors and rows of a release as ``table``; a table of that name is never overwritten.
 
-    LanceDB commits a table at once, so one that is there is whole; the release key covers its rows.
+    LanceDB commits a table at once, so one that is there is whole; the release key covers its rows. Where it was
+    refreshed since with other items, it gets the release's own rows again, in one commit.
 
     Returns:
         The number of rows.
@@ -65,31 +64,46 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
         IndexError_: a table of this name is there and is not this release's.
     """
     facts = _read_facts(embedded)
-    database = lancedb.connect(uri)
-    if table in _list_tables(database):
-        if not holds_release(uri=uri, table=table, embedded=embedded):
-            raise IndexError_(
-                f"Table {table} in {uri} is of another release; move it away, then run `cbir-ops retrain`."
-            )
+    if _is_there(uri=uri, table=table):
+        if not holds_release(uri=uri, table=table, ingested=ingested, embedded=embedded):
+            _restore_rows(Index.open(uri=uri, table=table), _build_rows(ingested, embedded), facts, name=table)
         return facts["rows"]
     rows = _build_rows(ingested, embedded)
     rows = rows.replace_schema_metadata(
         {FINGERPRINT: facts["fingerprint"].encode(), SIMILARITY: facts["similarity"].encode()}
     )
-    written = database.create_table(table, rows)
+    written = lancedb.connect(uri).create_table(table, rows)
     if written.count_rows() >= INDEX_FROM_ROWS:
         written.create_index(metric=DISTANCES[facts["similarity"]], vector_column_name="vector", index_type="IVF_SQ")
     return written.count_rows()
 
 
-def holds_release(*, uri: str, table: str, embedded: Path) -> bool:
-    """Whether ``table`` is there, with as many rows as ``embedded`` has vectors, of the same encoder."""
+def holds_release(*, uri: str, table: str, ingested: Path, embedded: Path) -> bool:
+    """Whether ``table`` is there, with the rows of ``ingested`` and vectors of the encoder of ``embedded``.
+
+    Of a table of before there were hashes the rows are only counted.
+    """
     facts = _read_facts(embedded)
     try:
         index = Index.open(uri=uri, table=table)
     except IndexError_:
         return False
-    return index.fingerprint == facts["fingerprint"] and index.rows == facts["rows"]
+    if (index.fingerprint, index.rows) != (facts["fingerprint"], facts["rows"]):
+        return False
+    if not index.marked:
+        return True
+    items = read_items(ingested, columns=list(HASHED)).to_pylist()
+    return index.read_marks() == {item["id"]: mark_item(item) for item in items}
+
+
+def _restore_rows(index: Index, rows: pa.Table, facts: dict[str, Any], *, name: str) -> None:
+    """Undo what refreshes did to a release's table: a reader sees it before or after."""
+    if index.fingerprint != facts["fingerprint"] or not index.marked:
+        raise IndexError_(f"Table {name} is of another release; move it away, then run `cbir-ops retrain`.")
+    marks = index.read_marks()
+    old = [marks[id_].row_hash if id_ in marks else None for id_ in rows["id"].to_pylist()]
+    changed = [n for n, (was, is_) in enumerate(zip(old, rows[ROW_HASH].to_pylist(), strict=True)) if was != is_]
+    index.merge(rows.take(changed), delete=sorted(set(marks) - set(rows["id"].to_pylist())))
 
 
 def list_releases(uri: str) -> dict[str, str]:
@@ -117,6 +131,15 @@ def drop_table(*, uri: str, table: str) -> None:
         database.drop_table(table)
 
 
+def _is_there(*, uri: str, table: str) -> bool:
+    """Whether ``table`` was ever committed; the folder of a writer that was killed before is listed, too."""
+    try:
+        Index.open(uri=uri, table=table)
+    except IndexError_:
+        return False
+    return True
+
+
 def _read_facts(embedded: Path) -> dict[str, Any]:
     return json.loads((embedded / "embedded.json").read_text())
 
@@ -129,40 +152,7 @@ def _build_rows(ingested: Path, embedded: Path) -> pa.Table:
     vectors = read_table(embedded / "embeddings.parquet", made_by="embed")
     items = read_items(ingested)
     assert vectors["id"].to_pylist() == items["id"].to_pylist(), "rows in are not vectors out"
-    captions, labels = items["original_captions"].to_pylist(), items["labels"].to_pylist()
-    attributes = [json.loads(text) for text in items["attributes"].to_pylist()]
-    columns: dict[str, Any] = {
-        "id": items["id"],
-        "vector": vectors["vector"],
-        "caption": [texts[0] if texts else "" for texts in captions],
-        "label": [row[0] if row else "" for row in labels],
-        "source": items["source"],
-        "source_path": items["source_path"],
-        "group": items["group"],
-        "attributes": items["attributes"],
-        "thumbnail": [_make_thumbnail(image) for image in items["image"].to_pylist()],
-    }
-    for name in sorted({key for row in attributes for key in row} - set(columns)):
-        values = [row.get(name) for row in attributes]
-        kinds = {type(value) for value in values if value is not None}
-        if kinds == {int, float} or (kinds == {int} and not _fit_int64(values)):
-            columns[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
-        elif len(kinds) == 1 and kinds <= set(SCALARS):
-            columns[name] = pa.array(values)
-    return pa.table(columns)
-
-
-def _fit_int64(values: list[Any]) -> bool:
-    """A number of over 64 bits, such as a long article number, is searchable as the nearest float."""
-    return all(value is None or -(2**63) <= value < 2**63 for value in values)
-
-
-def _make_thumbnail(png: bytes) -> bytes:
-    image = decode_png(png)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return build_rows(items, vectors["vector"], refreshed_at=None)
 
 
 class Index:
@@ -178,12 +168,14 @@ class Index:
         Raises:
             IndexError_: it is not there.
         """
-        database = lancedb.connect(uri)
-        if table not in _list_tables(database):
+        try:
+            return cls(lancedb.connect(uri).open_table(table))
+        except ValueError as error:
+            if "was not found" not in str(error):
+                raise
             raise IndexError_(
                 f"The index table {table} is missing in {uri}; run `cbir-ops retrain` to publish it again."
-            )
-        return cls(database.open_table(table))
+            ) from None
 
     @property
     def fingerprint(self) -> str:
@@ -212,11 +204,57 @@ class Index:
         """LanceDB's version of the table."""
         return int(self._table.version)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Its columns."""
+        return self._table.schema
+
+    @property
+    def marked(self) -> bool:
+        """Whether its rows carry the hashes of their items; those of earlier versions of cbir-ops do not."""
+        return set(ADDED) <= set(self._table.schema.names)
+
+    def read_marks(self) -> dict[str, Marks]:
+        """The hashes of every row, by its id; None in tables without."""
+        names = [SHA256, TEXT_HASH, ROW_HASH] if self.marked else []
+        found = self._table.search().select(["id", *names]).limit(max(self.rows, 1)).to_arrow().to_pylist()
+        return {row["id"]: Marks(**{name: row.get(name) for name in (SHA256, TEXT_HASH, ROW_HASH)}) for row in found}
+
+    def read_vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Vectors of the rows with these ids."""
+        if not ids:
+            return {}
+        found = self._table.search().where(f"id IN ({_quote(ids)})").select(["id", "vector"]).limit(len(ids))
+        return {row["id"]: np.array(row["vector"], np.float32) for row in found.to_list()}
+
+    def add_marks(self) -> None:
+        """Give a table of before there were hashes the columns for them, empty."""
+        missing = {name: "cast(NULL as string)" for name in ADDED if name not in self._table.schema.names}
+        if missing:
+            self._table.add_columns(missing)
+
+    def merge(self, rows: pa.Table, *, delete: Sequence[str]) -> None:
+        """Insert or replace ``rows`` by their ids, and delete the rows of the ids in ``delete``, in one commit.
+
+        Only one process at a time may: LanceDB lets two that insert the same ids both do so.
+        """
+        condition = f"id IN ({_quote(delete)})"
+        if rows.num_rows:
+            merging = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            if delete:
+                merging = merging.when_not_matched_by_source_delete(condition)
+            merging.execute(rows)
+        elif delete:
+            self._table.delete(condition)
+
+    def restore(self, version: int) -> None:
+        """Make the rows of an earlier version the current ones."""
+        self._table.restore(version)
+
     def find(self, id_: str) -> dict[str, Any] | None:
         """The row of an item as the table holds it, without vector and thumbnail, or None."""
         names = [name for name in self._table.schema.names if name not in ("vector", "thumbnail")]
-        quoted = id_.replace("'", "''")
-        rows = self._table.search().where(f"id = '{quoted}'").select(names).limit(1).to_list()
+        rows = self._table.search().where(f"id = {_quote([id_])}").select(names).limit(1).to_list()
         return dict(rows[0]) if rows else None
 
     def search(self, vector_D: np.ndarray, *, k: int, where: str | None) -> list[Hit]:
@@ -235,10 +273,15 @@ class Index:
         try:
             rows = query.to_list()
         except (ValueError, RuntimeError, OSError) as error:
-            names = ", ".join(name for name in self._table.schema.names if name not in ("vector", "thumbnail"))
+            names = ", ".join(name for name in self._table.schema.names if name not in HIDDEN)
             first = str(error).splitlines()[0]
             raise QueryError(f"--where {where!r} does not work ({first}); columns: {names}.") from None
         return [_read_hit(row, score=_score_distance(row["_distance"], similarity)) for row in rows]
+
+
+def _quote(ids: Sequence[str]) -> str:
+    """Ids as literals of SQL."""
+    return ", ".join("'" + id_.replace("'", "''") + "'" for id_ in ids)
 
 
 def _score_distance(distance: float, similarity: Similarity) -> float:

@@ -47,9 +47,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     Raises:
         SourceError: there is no source, or no usable picture in any.
     """
-    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in _read_list(path)]
-    if not listed:
-        raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
+    listed = list_raw(raw)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -70,6 +68,18 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts
+
+
+def list_raw(raw: Path) -> list[tuple[Path, Row]]:
+    """Every item below ``raw`` as its source lists it, with the source's folder.
+
+    Raises:
+        SourceError: there is none, or a list is malformed.
+    """
+    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in _read_list(path)]
+    if not listed:
+        raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
+    return listed
 
 
 def _read_list(path: Path) -> Iterator[Row]:
@@ -104,12 +114,13 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
 
 def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(lambda entry: _read_row(*entry, params=params), listed)
+        rows = pool.map(lambda entry: read_item(*entry, params=params), listed)
         yield from track(rows, total=len(listed), description="ingest", console=Console(stderr=True))
 
 
-def _read_row(folder: Path, item: Row, *, params: IngestParams) -> Row:
-    row: Row = {
+def describe_item(folder: Path, item: Row) -> Row:
+    """What is known of an item before its file is opened."""
+    return {
         "id": item["id"],
         "source": folder.name,
         "source_path": f"{folder.name}/{item['file_name']}",
@@ -120,6 +131,11 @@ def _read_row(folder: Path, item: Row, *, params: IngestParams) -> Row:
         "given_split": item["split"],
         "attributes": json.dumps(item["attributes"], sort_keys=True, ensure_ascii=False),
     }
+
+
+def read_item(folder: Path, item: Row, *, params: IngestParams) -> Row:
+    """An item with its picture, in ``ITEM_SCHEMA``; or why it cannot be used, in ``QUARANTINE_SCHEMA``."""
+    row = describe_item(folder, item)
     try:
         data = (folder / item["file_name"]).read_bytes()
         image = decode_image(data, max_pixels=params.max_pixels, background=params.background)

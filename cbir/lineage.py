@@ -16,6 +16,7 @@ from cbir.outputs import find_cache, list_files
 from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA
 from cbir.registry import Registry, Release
+from cbir.rows import REFRESHED_AT
 from cbir.workspace import locate_index
 
 Facts = dict[str, Any]
@@ -24,8 +25,8 @@ Facts = dict[str, Any]
 def trace_item(workspace: Path, id_: str) -> Facts:
     """Everything behind one hit of the live index, from the table down to the file.
 
-    What the stages wrote is read from the DVC cache, by the hashes in the release's own ``dvc.lock``: the workspace may
-    have moved on.
+    A hit that came by a refresh is traced through it. Of any other, what the stages wrote is read from the DVC cache,
+    by the hashes in the release's own ``dvc.lock``: the workspace may have moved on.
 
     Raises:
         QueryError: the live index has no such item.
@@ -38,6 +39,8 @@ def trace_item(workspace: Path, id_: str) -> Facts:
     row = index.find(id_)
     if row is None:
         raise QueryError(f"No item {id_!r} in the live index; ids are what `cbir-ops query` prints.")
+    if row.get(REFRESHED_AT):
+        return _trace_refreshed(workspace, row, release=release, index=index)
     lock_path = registry.fetch_evidence(release, "dvc.lock")
     outs = read_outs(lock_path)
     cache = find_cache(workspace)
@@ -52,6 +55,17 @@ def trace_item(workspace: Path, id_: str) -> Facts:
         "ingested": ingested,
         "validation": _read_validation(registry, release),
         "split": _find_split(list_files(cache, outs["data/split"]), id_),
+    }
+
+
+def _trace_refreshed(workspace: Path, row: Facts, *, release: Release, index: Index) -> Facts:
+    """Of a hit that came by a refresh: it went through none of the release's stages but the encoder."""
+    return {
+        "id": row["id"],
+        "index": {"table": release.table, "version": index.version, "rows": index.rows, "row": row},
+        "refresh": {"at": row[REFRESHED_AT], "last": json.loads(release.refresh or "{}")},
+        "release": _describe_release(release),
+        "source": _describe_source(workspace, row),
     }
 
 

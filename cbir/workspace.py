@@ -1,11 +1,17 @@
-"""Which folder a command works in, and where its index lies."""
+"""Which folder a command works in, where its index lies, and who writes to a table of it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cbir.errors import WorkspaceError
+from filelock import FileLock, Timeout
+
+from cbir.errors import IndexError_, WorkspaceError
+
+PATIENCE = 3600.0  # seconds
 
 
 def find_workspace() -> Path:
@@ -24,3 +30,25 @@ def find_workspace() -> Path:
 def locate_index(workspace: Path) -> str:
     """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace."""
     return os.environ.get("CBIR_INDEX_URI", str(workspace / "lancedb"))
+
+
+@contextmanager
+def lock_table(workspace: Path, table: str, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Be the only one who writes to ``table``; the operating system frees the lock of a killed process.
+
+    Raises:
+        IndexError_: another did not end within ``patience`` seconds.
+    """
+    folder = workspace / ".cbir" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{table}.lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise IndexError_(
+            f"Another run has been writing to table {table} for {patience:.0f} s; wait for it to end, then try again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -7,7 +7,7 @@ import logging
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from cbir.errors import CbirError
+from cbir.errors import CbirError, RegistryError
 
 RUNS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 FAILED = "Finished in state Failed("
@@ -29,8 +29,12 @@ def leave_faults_to_caller() -> None:
 
 
 def may_pass(task: Task, run: TaskRun, state: State) -> bool:
-    """Whether trying again may help, as ``retry_condition_fn``: a user's fault stays until the user mends it."""
-    return not isinstance(state.result(raise_on_failure=False), CbirError)
+    """Whether trying again may help, as ``retry_condition_fn``: a user's fault stays until the user mends it.
+
+    A registry that does not answer may be back in a moment.
+    """
+    fault = state.result(raise_on_failure=False)
+    return isinstance(fault, RegistryError) or not isinstance(fault, CbirError)
 
 
 def _is_no_fault(record: logging.LogRecord) -> bool:

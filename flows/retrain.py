@@ -22,6 +22,7 @@ from cbir.registry import Registry, Release, make_key
 from cbir.retention import clean_up, plan_cleaning
 from cbir.search import locate_index
 from cbir.split import KEPT
+from cbir.workspace import lock_table
 from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.gate import (
@@ -48,7 +49,12 @@ def find_current(root: Path) -> Release | None:
     if champion is None or champion.key != read_key(root):
         return None
     recorded = [entry["version"] for entry in registry.read_history()][-1:] == [champion.version]
-    whole = recorded and holds_release(uri=locate_index(root), table=champion.table, embedded=root / "data/embedded")
+    whole = recorded and holds_release(
+        uri=locate_index(root),
+        table=champion.table,
+        ingested=root / "data/ingested",
+        embedded=root / "data/embedded",
+    )
     return champion if whole else None
 
 
@@ -199,9 +205,13 @@ def publish_index(workspace: str, key: str) -> int:
     """Write the release's table beside the live one."""
     root = Path(workspace)
     _, release = find_release(root, key)
-    return publish_table(
-        uri=locate_index(root), table=release.table, ingested=root / "data/ingested", embedded=root / "data/embedded"
-    )
+    with lock_table(root, release.table):
+        return publish_table(
+            uri=locate_index(root),
+            table=release.table,
+            ingested=root / "data/ingested",
+            embedded=root / "data/embedded",
+        )
 
 
 @task(name="sum up", task_run_name="sum up")

@@ -12,14 +12,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"errors", "records", "params", "similarity", "workspace"},
     1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
-    2: {"classes", "kernel", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
+    2: {"classes", "kernel", "rows", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"}
     | {"git", "outputs", "search_space", "study"},
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
     | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"}
-    | {"crossval"},
+    | {"crossval", "refresh"},
     5: {"cli", "demo", "release_commands", "experiment_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

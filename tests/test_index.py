@@ -30,6 +30,7 @@ def publish(
             "id": str(n),
             "image": picture,
             "source": "s",
+            "sha256": str(n),
             "source_path": f"s/{n}.png",
             "original_captions": [f"picture {n}"],
             "labels": [],
@@ -70,11 +71,11 @@ def test_a_whole_number_of_just_64_bits_stays_one(tmp_path: Path) -> None:
 def test_a_table_holds_a_release_only_with_its_fingerprint_and_its_rows(tmp_path: Path) -> None:
     uri = str(tmp_path / "db")
     publish(tmp_path)
-    assert holds_release(uri=uri, table="release_v1", embedded=tmp_path)
-    assert not holds_release(uri=uri, table="release_v2", embedded=tmp_path)
+    assert holds_release(uri=uri, table="release_v1", ingested=tmp_path, embedded=tmp_path)
+    assert not holds_release(uri=uri, table="release_v2", ingested=tmp_path, embedded=tmp_path)
     for facts in ({"fingerprint": "g", "rows": 4}, {"fingerprint": "f", "rows": 5}):
         write_json(tmp_path / "embedded.json", facts)
-        assert not holds_release(uri=uri, table="release_v1", embedded=tmp_path)
+        assert not holds_release(uri=uri, table="release_v1", ingested=tmp_path, embedded=tmp_path)
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
@@ -109,3 +110,13 @@ def test_a_table_of_fewer_dimensions_is_searched_with_the_first_ones(tmp_path: P
     longer_D = np.array([0.0, 0.0, 0.3, 0.4, 0.7, 0.5], np.float32)
     hits = Index.open(uri=str(tmp_path / "db"), table="release_v1").search(longer_D, k=1, where=None)
     assert [(hit.id, hit.score) for hit in hits] == [("3", pytest.approx(0.8, abs=1e-5))]
+
+
+def test_a_table_whose_writer_was_killed_before_its_commit_is_missing_and_published_anew(tmp_path: Path) -> None:
+    half = tmp_path / "db" / "release_v1.lance" / "data"
+    half.mkdir(parents=True)
+    (half / "x.lance").write_bytes(b"abc")
+    with pytest.raises(IndexError_, match="release_v1 is missing"):
+        Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    assert publish(tmp_path) == 4
+    assert Index.open(uri=str(tmp_path / "db"), table="release_v1").rows == 4

@@ -19,13 +19,14 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from cbir.errors import ReleaseError
+from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 RELEASE_KEY = "release_key"
 WANTED = "wanted_at"  # when a run last registered what was registered already
+REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written before its commit
 PINNED = "pinned"  # why it is never cleaned up
 HISTORY = "history."
 GATE = "gate."
@@ -53,6 +54,11 @@ class Release:
     def table(self) -> str:
         """The index table: a function of the version, so that model and vectors cannot disagree."""
         return f"release_v{self.version}"
+
+    @property
+    def refresh(self) -> str | None:
+        """What the last refresh of its table did, or was about to do, as JSON; None where there was none."""
+        return self.tags.get(REFRESHED)
 
     @property
     def pinned(self) -> bool:
@@ -115,21 +121,16 @@ class Registry:
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
-        found = self._client.search_model_versions(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
+        found = self._search(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
         return _read_release(found[0]) if found else None
 
     def find_champion(self) -> Release | None:
         """The release that is live, or None.
 
         Raises:
-            ReleaseError: the registry cannot be reached; that is not a "none".
+            RegistryError: the registry cannot be reached; that is not a "none".
         """
-        try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, CHAMPION))
-        except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise self._blame(error) from None
+        return self._find_alias(CHAMPION)
 
     def get_champion(self) -> Release:
         """The release that is live.
@@ -159,12 +160,9 @@ class Registry:
         """Every release, the newest first.
 
         Raises:
-            ReleaseError: the registry cannot be reached.
+            RegistryError: the registry cannot be reached.
         """
-        try:
-            found = self._client.search_model_versions(f"name = '{self.name}'")
-        except MlflowException as error:
-            raise self._blame(error) from None
+        found = self._search(f"name = '{self.name}'")
         releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
@@ -249,6 +247,10 @@ class Registry:
         """Let a release be cleaned up again."""
         self._client.delete_model_version_tag(self.name, release.version, PINNED)
 
+    def record_refresh(self, release: Release, facts: str) -> None:
+        """Keep with a release what is about to be done to its table."""
+        self._client.set_model_version_tag(self.name, release.version, REFRESHED, facts)
+
     def log_card(self, release: Release, files: list[Path], *, description: str) -> None:
         """Keep the model card's ``files`` with the release, and show ``description`` on its page."""
         for file in files:
@@ -326,16 +328,34 @@ class Registry:
         if self._find_model() is None:
             self._client.create_registered_model(self.name)
 
+    def _find_alias(self, alias: str) -> Release | None:
+        try:
+            return _read_release(self._client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            self._take_absence(error)
+            return None
+
     def _find_model(self) -> RegisteredModel | None:
         try:
             return self._client.get_registered_model(self.name)
         except MlflowException as error:
-            if error.error_code in ABSENT:
-                return None
-            raise self._blame(error) from None
+            self._take_absence(error)
+            return None
 
-    def _blame(self, error: MlflowException) -> ReleaseError:
-        return ReleaseError(f"The registry {self._uri} does not answer ({error}); see MLFLOW_TRACKING_URI.")
+    def _search(self, condition: str) -> list[Any]:
+        try:
+            return list(self._client.search_model_versions(condition))
+        except MlflowException as error:
+            self._take_absence(error)
+            return []
+
+    def _take_absence(self, error: MlflowException) -> None:
+        """Let pass that something is not there; a registry that does not answer is a fault."""
+        if error.error_code not in ABSENT:
+            reason = str(error).splitlines()[0]
+            raise RegistryError(
+                f"The registry {self._uri} does not answer ({reason}); see MLFLOW_TRACKING_URI."
+            ) from None
 
     def _get_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.name)

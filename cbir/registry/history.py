@@ -7,7 +7,7 @@ from collections.abc import Sequence
 Entry = dict[str, str]  # version, at, by, why, action; entries of before there were actions lack the last
 
 PROMOTE, OVERRIDE, ROLLBACK = "promote", "override", "rollback"
-PIN, UNPIN, GC = "pin", "unpin", "gc"
+PIN, UNPIN, GC, REFRESH = "pin", "unpin", "gc", "refresh"
 MOVES = (PROMOTE, OVERRIDE, ROLLBACK)  # of the alias
 
 

@@ -44,13 +44,19 @@ def import_source(source: str, *, name: str | None, raw: Path, patience: float =
         SourceError: the source is missing, empty or malformed, or another import did not end in time.
     """
     name = _choose_name(source, name)
-    with _lock_imports(raw, patience=patience):
+    with lock_imports(raw, patience=patience):
         return _import_alone(source, name=name, raw=raw)
 
 
 @contextmanager
-def _lock_imports(raw: Path, *, patience: float) -> Iterator[None]:
-    """One import at a time into ``raw``; the operating system frees the lock of a killed process."""
+def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Keep imports into ``raw`` out, with what a killed one had set aside put back.
+
+    The operating system frees the lock of a killed process.
+
+    Raises:
+        SourceError: an import did not end within ``patience`` seconds.
+    """
     raw.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(raw.parent / ".import.lock")
     try:
@@ -64,6 +70,7 @@ def _lock_imports(raw: Path, *, patience: float) -> Iterator[None]:
                 f"Another import into {raw} still runs after {patience:.0f} s; wait for it to end, then import again."
             ) from None
     try:
+        _restore(raw.parent / ".import", raw=raw)
         yield
     finally:
         lock.release()
@@ -72,7 +79,6 @@ def _lock_imports(raw: Path, *, patience: float) -> Iterator[None]:
 def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
     partial_root = raw.parent / ".import"
     partial, final = partial_root / "new" / name, raw / name
-    _restore(partial_root, raw=raw)
     partial.mkdir(parents=True)
     try:
         if final.exists():

@@ -1,0 +1,133 @@
+"""What a row of an index table says of its item, and by which hashes it is told whether that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cbir.images import decode_png
+
+THUMBNAIL = 112
+SHA256, TEXT_HASH, ROW_HASH, REFRESHED_AT = "sha256", "text_hash", "row_hash", "refreshed_at"
+ADDED = {SHA256: pa.string(), TEXT_HASH: pa.string(), ROW_HASH: pa.string(), REFRESHED_AT: pa.string()}
+HIDDEN = ("vector", "thumbnail", TEXT_HASH, ROW_HASH)  # of no use to who searches
+HASHED = ("id", "source", "source_path", "captions", "original_captions", "labels", "group", "attributes", SHA256)
+SCALARS = (str, int, float, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marks:
+    """Hashes of an item: of its file, of the words that the encoder reads, and of all that its row is made of."""
+
+    sha256: str | None
+    text_hash: str | None
+    row_hash: str | None
+
+
+def mark_item(item: dict[str, Any]) -> Marks:
+    """The hashes of an item as ``ingest`` describes it; the picture itself is not needed."""
+    return Marks(
+        sha256=item[SHA256],
+        text_hash=_hash(item["captions"] or []),
+        row_hash=_hash([item[name] or None for name in HASHED]),
+    )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def build_rows(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refreshed_at: str | None) -> pa.Table:
+    """Rows of ``items`` with their vectors; the user's own columns get the types of their values."""
+    columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
+    attributes = _read_attributes(items)
+    for name in sorted({key for row in attributes for key in row} - set(columns)):
+        values = [row.get(name) for row in attributes]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float} or (kinds == {int} and not _fit_int64(values)):
+            columns[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
+        elif len(kinds) == 1 and kinds <= set(SCALARS):
+            columns[name] = pa.array(values)
+    return pa.table(columns)
+
+
+def fit_rows(
+    items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, schema: pa.Schema, refreshed_at: str
+) -> tuple[pa.Table, list[str]]:
+    """The same in the columns of a table that is there.
+
+    Returns:
+        The rows, and the names of attributes of which a value has no column or is not of its type: these are in
+        ``attributes`` and come back with a hit, but cannot be searched by.
+    """
+    columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
+    attributes = _read_attributes(items)
+    own = [name for name in schema.names if name not in columns]
+    fitted = {name: [_fit(row.get(name), schema.field(name).type) for row in attributes] for name in own}
+    left_out = {
+        name
+        for n, row in enumerate(attributes)
+        for name, value in row.items()
+        if name not in columns and isinstance(value, SCALARS) and (name not in own or fitted[name][n] is None)
+    }
+    columns |= {name: pa.array(values, schema.field(name).type) for name, values in fitted.items()}
+    arrays = [
+        column.cast(schema.field(name).type) if isinstance(column, pa.Array | pa.ChunkedArray) else column
+        for name, column in ((name, columns[name]) for name in schema.names)
+    ]
+    return pa.table(arrays, schema=schema.remove_metadata()), sorted(left_out)
+
+
+def _build_columns(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refreshed_at: str | None) -> dict[str, Any]:
+    captions, labels = items["original_captions"].to_pylist(), items["labels"].to_pylist()
+    marks = [mark_item(item) for item in items.select(HASHED).to_pylist()]
+    return {
+        "id": items["id"],
+        "vector": vectors,
+        "caption": pa.array([texts[0] if texts else "" for texts in captions], pa.string()),
+        "label": pa.array([row[0] if row else "" for row in labels], pa.string()),
+        "source": items["source"],
+        "source_path": items["source_path"],
+        "group": items["group"],
+        "attributes": items["attributes"],
+        "thumbnail": pa.array([_make_thumbnail(image) for image in items["image"].to_pylist()], pa.binary()),
+        SHA256: pa.array([mark.sha256 for mark in marks], pa.string()),
+        TEXT_HASH: pa.array([mark.text_hash for mark in marks], pa.string()),
+        ROW_HASH: pa.array([mark.row_hash for mark in marks], pa.string()),
+        REFRESHED_AT: pa.array([refreshed_at] * items.num_rows, pa.string()),
+    }
+
+
+def _read_attributes(items: pa.Table) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in items["attributes"].to_pylist()]
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    """``value`` where it is of the column's type, else None."""
+    if value is None or isinstance(value, bool) != pa.types.is_boolean(kind):
+        return None
+    try:
+        if pa.types.is_floating(kind) and isinstance(value, int):
+            value = float(value)
+        fitted = pa.scalar(value, kind).as_py()
+        return fitted if fitted == value else None
+    except (pa.ArrowException, OverflowError):
+        return None
+
+
+def _fit_int64(values: list[Any]) -> bool:
+    """A number of over 64 bits, such as a long article number, is searchable as the nearest float."""
+    return all(value is None or -(2**63) <= value < 2**63 for value in values)
+
+
+def _make_thumbnail(png: bytes) -> bytes:
+    image = decode_png(png)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
