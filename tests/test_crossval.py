@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 from cbir.crossval import deal_folds, name_parts, summarise
 from cbir.errors import SplitError
 from cbir.params import SplitParams
+from flows.stages import run_dvc
 
 FIRST = st.lists(st.integers(0, 11), min_size=24, max_size=60)
 
@@ -80,7 +79,7 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     assert (nothing.returncode, "dvc repro ingest" in nothing.stderr) == (2, True), nothing.stderr
     cbir(workspace, "data", "import", str(catalogue), "--name", "squares")
     for arguments in (["add", "-q", "data/raw"], ["repro", "-q", "ingest"]):
-        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=workspace, check=True)
+        run_dvc(workspace, *arguments)
     lock, outputs = (workspace / "dvc.lock").read_bytes(), sorted((workspace / "data").iterdir())
 
     done = cbir(workspace, "crossval", "--folds", "2", "--json")
