@@ -99,9 +99,12 @@ def refresh(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring new, changed and deleted pictures of data/raw to the live index, without a training."""
-    _prepare_flows(workspace := find_workspace())
+    workspace = find_workspace()
+    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    from flows.faults import leave_faults_to_caller
     from flows.refresh import refresh as flow
 
+    leave_faults_to_caller()
     found = flow(str(workspace), most_deleted=most_deleted)
     counts = [f"{found[name]:,} {name}" for name in ("added", "changed", "deleted", "unchanged", "embedded")]
     typer.echo(json.dumps(found) if as_json else f"Release {found['version']}: {', '.join(counts)}.")
@@ -181,18 +184,12 @@ def demo() -> None:
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
-    _prepare_flows(workspace)
-    from flows.retrain import retrain as flow
-
-    return flow(str(workspace))
-
-
-def _prepare_flows(workspace: Path) -> None:
-    """Let Prefect keep its runs in the workspace, and leave a user's fault to be told once, last."""
     os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
     from flows.faults import leave_faults_to_caller
+    from flows.retrain import retrain as flow
 
-    leave_faults_to_caller()
+    leave_faults_to_caller()  # after every import: some set up logging anew
+    return flow(str(workspace))
 
 
 def _exit_where_stopped(summary: dict[str, Any]) -> None:
