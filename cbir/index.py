@@ -103,7 +103,7 @@ def _restore_rows(index: Index, rows: pa.Table, facts: dict[str, Any], *, name: 
     marks = index.read_marks()
     old = [marks[id_].row_hash if id_ in marks else None for id_ in rows["id"].to_pylist()]
     changed = [n for n, (was, is_) in enumerate(zip(old, rows[ROW_HASH].to_pylist(), strict=True)) if was != is_]
-    index.merge(rows.take(changed), delete=sorted(set(marks) - set(rows["id"].to_pylist())))
+    index.merge(rows.take(pa.array(changed, pa.int64())), delete=sorted(set(marks) - set(rows["id"].to_pylist())))
 
 
 def list_releases(uri: str) -> dict[str, str]:
