@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from cbir.images import decode_png
 from cbir.towers.run import normalise_pixels
 from cbir.towers.shape import VisualShape
+from cbir.towers.text import tokenise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,3 @@ class Collate:
             has_text_B=torch.tensor([bool(text) for text in words]),
             row_B=torch.tensor(rows),
         )
-
-
-def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask, int64 (B, T)."""
-    encodings = tokenizer.encode_batch(list(texts))
-    return (
-        torch.tensor([encoding.ids for encoding in encodings]),
-        torch.tensor([encoding.attention_mask for encoding in encodings]),
-    )

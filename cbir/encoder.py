@@ -12,7 +12,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from cbir.errors import TowerError
-from cbir.similarity import Similarity, compare_vectors
+from cbir.similarity import Similarity
 from cbir.towers.run import FILES, Towers, hash_files
 from cbir.towers.shape import GRID_CELLS
 
@@ -88,10 +88,6 @@ class Encoder:
             for start in range(0, len(images), batch_size)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.dimensions), np.float32)
-
-    def compare(self, query_QD: np.ndarray, item_ND: np.ndarray) -> np.ndarray:
-        """Scores of items for queries, float32 (Q, N), by the similarity that the encoder was trained with."""
-        return compare_vectors(query_QD, item_ND, self.similarity)
 
     def fuse(self, features: Features) -> np.ndarray:
         """Tower outputs -> vectors, float32 (B, D)."""

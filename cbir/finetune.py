@@ -32,19 +32,18 @@ from rich.progress import track
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
-from cbir.augment import Batch, Collate, Pictures, tokenise
-from cbir.clusters import connect_rows, find_equals
+from cbir.augment import Batch, Collate, Pictures
 from cbir.errors import TrainingError
-from cbir.features import first_captions
+from cbir.features import first_captions, number_twins
 from cbir.images import decode_png
 from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
-from cbir.metrics import hit_at_k, sort_relevance
+from cbir.metrics import find_best, hit_at_k, sort_relevance
 from cbir.params import FineTuneParams, TrainParams
 from cbir.records import write_json
 from cbir.similarity import compare_vectors
 from cbir.towers.run import normalise_pixels, open_tokenizer
-from cbir.towers.text import TextTower
+from cbir.towers.text import TextTower, tokenise
 from cbir.towers.visual import VisualTower
 from cbir.two_towers import TwoTowers, list_groups
 
@@ -296,19 +295,12 @@ def tune_towers(
 
 def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
     chosen = items.take(rows)
-    captions = first_captions(chosen)
-    named = [text or f"\0{n}" for n, text in enumerate(captions)]
     return Captioned(
         images=chosen["image"].to_pylist(),
-        texts=captions,
-        code_N=connect_rows(find_equals(named) + find_equals(chosen["sha256"].to_pylist()), count=len(rows)),
+        texts=first_captions(chosen),
+        code_N=number_twins(chosen),
         ids=chosen["id"].to_pylist(),
     )
-
-
-def find_best(history: Sequence[dict[str, float]]) -> int:
-    """The epoch that did best on validation, the later one of equals; 0 before the first."""
-    return int(max(history, key=lambda row: (row["validation"], row["epoch"]))["epoch"]) if history else 0
 
 
 def _is_distributed(params: FineTuneParams) -> bool:

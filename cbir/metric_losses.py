@@ -9,22 +9,14 @@ import torch
 
 from cbir.errors import ParamsError
 from cbir.losses import PairLoss, info_nce, sigmoid_loss
+from cbir.params import LossName
 from cbir.similarity import Similarity
 
 MARGIN = 0.2  # of triplets, as FaceNet's
 SHARED = ("supervised_contrastive",)  # losses whose codes are labels, not instances
-LOSSES = (
-    "info_nce",
-    "sigmoid",
-    "triplet_semihard",
-    "triplet_hardest",
-    "contrastive",
-    "supervised_contrastive",
-    "multi_similarity",
-)
 
 
-def make_pair_loss(name: str, *, temperature: float, similarity: Similarity) -> PairLoss:
+def make_pair_loss(name: LossName, *, temperature: float, similarity: Similarity) -> PairLoss:
     """The loss of queries and their keys, both (B, D), by codes (B,) that are equal where rows belong together.
 
     Raises:
@@ -54,7 +46,7 @@ def _apply(loss: Any, miner: Any, query_BD: torch.Tensor, key_BD: torch.Tensor, 
     return loss(query_BD, code_B, indices_tuple=chosen, **keys)
 
 
-def _build(name: str, *, temperature: float, similarity: Similarity) -> tuple[Any, Any]:
+def _build(name: LossName, *, temperature: float, similarity: Similarity) -> tuple[Any, Any]:
     """The loss and its miner, or None where it takes all pairs."""
     from pytorch_metric_learning import distances, losses, miners
 

@@ -5,7 +5,7 @@ Shapes: Q queries, N items. Relevance comes in rank order: column 0 is what was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,3 +40,8 @@ def average_precision(ranked_QN: np.ndarray, *, total_Q: np.ndarray) -> np.ndarr
     found_QN = np.cumsum(ranked_QN, axis=1)
     precision_QN = found_QN / np.arange(1, ranked_QN.shape[1] + 1)
     return (precision_QN * ranked_QN).sum(axis=1) / np.maximum(total_Q, 1)
+
+
+def find_best(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch of a training history that did best on validation, the later one of equals; 0 before the first."""
+    return int(max(history, key=lambda row: (row["validation"], row["epoch"]))["epoch"]) if history else 0

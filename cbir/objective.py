@@ -13,9 +13,8 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from cbir.clusters import connect_rows, find_equals
 from cbir.encoder import Features
-from cbir.features import first_captions, keep_modalities, replace_words, select_rows
+from cbir.features import keep_modalities, number_twins, replace_words, select_rows
 from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
@@ -45,8 +44,7 @@ class TrainingData:
         self.label_NL = encode_labels(items["labels"].to_pylist())
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster[rows]
-        captions = [text or f"\0{i}" for i, text in enumerate(first_captions(items))]
-        self.code_N = connect_rows(find_equals(captions) + find_equals(items["sha256"].to_pylist()), count=len(rows))
+        self.code_N = number_twins(items)
         labels = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(items["labels"].to_pylist())]
         self.label_code_N = np.unique(labels, return_inverse=True)[1]
 

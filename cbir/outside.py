@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from cbir.encoder import Encoder
-from cbir.errors import ReleaseError, SourceError
+from cbir.errors import SourceError
 from cbir.evaluation_page import COLUMNS as SHOWN
 from cbir.evaluation_page import write_outside_page
 from cbir.features import CACHE, load_features
 from cbir.ingest import ingest
-from cbir.params import EvaluateParams, IngestParams, ReleaseParams, SplitParams, load_section
+from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
+from cbir.promotion import open_registry
 from cbir.query_sets import Gallery, select_gallery
 from cbir.records import read_items, read_table
-from cbir.registry import CHAMPION, Registry
+from cbir.releases import pick_release
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
@@ -38,17 +39,13 @@ class Evaluation:
 
 
 def locate_encoder(workspace: Path, release: str) -> Path:
-    """The encoder folder of a release: ``champion``, or the number of the one that is live.
+    """The encoder folder of a release, by its number or an alias such as ``champion``.
 
     Raises:
         ReleaseError: there is no such release.
     """
-    params = load_section(workspace / "params.yaml", "release", ReleaseParams)
-    registry = Registry(workspace, name=params.name)
-    champion = registry.get_champion()
-    if release not in (CHAMPION, champion.version):
-        raise ReleaseError(f"Release {release} is not live; give --release {CHAMPION}, which is {champion.version}.")
-    return registry.download_encoder(champion)
+    registry = open_registry(workspace)
+    return registry.download_encoder(pick_release(registry, release))
 
 
 def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> Evaluation:

@@ -8,7 +8,8 @@ from pathlib import Path
 from cbir.errors import ReleaseError
 from cbir.promotion import check_table, open_registry
 from cbir.registry.history import OVERRIDE
-from cbir.search import Searcher, locate_index
+from cbir.search import Searcher
+from cbir.workspace import locate_index
 
 REMEDY = 'cbir-ops gate --override --release N --by NAME --reason "..."'
 

@@ -17,6 +17,15 @@ from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
+LossName = Literal[
+    "info_nce",
+    "sigmoid",
+    "triplet_semihard",
+    "triplet_hardest",
+    "contrastive",
+    "supervised_contrastive",
+    "multi_similarity",
+]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -106,15 +115,7 @@ class TrainParams:
     batch_size: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    loss: Literal[
-        "info_nce",
-        "sigmoid",
-        "triplet_semihard",
-        "triplet_hardest",
-        "contrastive",
-        "supervised_contrastive",
-        "multi_similarity",
-    ] = "info_nce"
+    loss: LossName = "info_nce"
     similarity: Similarity = "cosine"
     temperature: float = Field(0.07, gt=0)
     label_weight: float = Field(0.5, ge=0)

@@ -10,7 +10,7 @@ from cbir.images import load_query_image
 from cbir.index import Hit, Index
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
-from cbir.workspace import locate_index as locate_index
+from cbir.workspace import locate_index
 
 
 class Searcher:

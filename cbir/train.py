@@ -23,10 +23,10 @@ from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
 from cbir.features import keep_modalities, load_features, select_rows
-from cbir.finetune import tune_towers
+from cbir.finetune import FAULTS, tune_towers
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Fusion, FusionConfig, order_dimensions
-from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
+from cbir.metrics import average_precision, encode_labels, find_best, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
@@ -97,11 +97,6 @@ def train(
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
-
-
-def find_best(history: History) -> int:
-    """The epoch that did best on validation, the later one of equals."""
-    return max(history, key=lambda row: (row["validation"], row["epoch"]))["epoch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +175,7 @@ class _Fit:
         """Train for ``epochs`` of the schedule's ``params.epochs``; yield the mean loss of each.
 
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss is not finite; the ids of its batch are saved.
         """
         optimiser, schedule = self._make_optimiser()
         for epoch in track(range(epochs), description=description, console=Console(stderr=True)):
@@ -189,9 +184,10 @@ class _Fit:
             for batch in np.array_split(self.rng.permutation(len(self.data.ids)), self.steps):
                 loss = self.objective(batch, rng=self.rng)
                 if not bool(torch.isfinite(loss)):
-                    named = ", ".join(self.data.ids[n] for n in batch[:5])
+                    write_json(FAULTS, [self.data.ids[n] for n in batch])
                     raise TrainingError(
-                        f"The loss of epoch {epoch} is not finite (batch {named}, ...); lower train.learning_rate."
+                        f"The loss of epoch {epoch} is not finite; lower train.learning_rate, or look at the items in "
+                        f"{FAULTS}."
                     )
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
 from cbir.promotion import open_registry
 from cbir.records import read_table, write_json, write_table
 from cbir.registry import Registry, Release, flatten_metrics
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 from flows.faults import may_pass
 
 EMBEDDED = Path("data/embedded/embedded.json")

@@ -20,9 +20,8 @@ from cbir.params import ReleaseParams, load_section
 from cbir.promotion import open_registry
 from cbir.registry import Registry, Release, make_key
 from cbir.retention import clean_up, plan_cleaning
-from cbir.search import locate_index
 from cbir.split import KEPT
-from cbir.workspace import lock_table
+from cbir.workspace import locate_index, lock_table
 from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.gate import (

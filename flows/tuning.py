@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from cbir.errors import GitError, StageError, TrainingError, WorkspaceError
 from cbir.features import CACHE
 from cbir.git import check_out, git, read_state
+from cbir.metrics import find_best
 from cbir.params import ReleaseParams, TuneParams, load_section
 from cbir.registry.trials import TrialRuns
 from cbir.search_space import check_space, read_present
@@ -98,9 +99,9 @@ def name_study(workspace: Path, *, params: TuneParams, present: Mapping[str, Any
 
 
 def read_best(history: Path) -> dict[str, float]:
-    """Figures on validation items of the epoch that training chose, as ``cbir.train.find_best`` does."""
+    """Figures on validation items of the epoch that training chose, as the stage ``train`` finds it."""
     rows = json.loads(history.read_text(encoding="utf-8"))
-    best = max(rows, key=lambda row: (row["validation"], row["epoch"]))
+    best = next(row for row in rows if row["epoch"] == find_best(rows))
     return {name: float(best[name]) for name in ("validation", "map", "hit@10", "epoch")}
 
 

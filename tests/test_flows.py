@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cbir.errors import StageError
 from cbir.registry import Registry
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 from flows.retrain import find_current
 from flows.stages import run_dvc
 

@@ -15,7 +15,7 @@ from conftest import cbir, set_param
 from mlflow.tracking import MlflowClient
 
 from cbir.registry import Registry
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 from flows.gate import compare_champion, make_gate_key
 from flows.retrain import find_current, find_standing
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import cbir, command, set_param
 
 from cbir.registry import Registry
-from cbir.search import locate_index
+from cbir.workspace import locate_index
 
 MOMENTS = (
     "Running stage 'train'",

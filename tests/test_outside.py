@@ -60,5 +60,5 @@ def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> No
 
 def test_a_release_that_is_not_live_is_refused(live: Path) -> None:
     assert (locate_encoder(live, "1") / "encoder.json").exists()
-    with pytest.raises(ReleaseError, match="Release 7 is not live; give --release champion, which is 1"):
+    with pytest.raises(ReleaseError, match="There is no release 7 in the registry; there are: 1"):
         locate_encoder(live, "7")

@@ -14,6 +14,7 @@ from cbir.encoder import FUSION_ONNX, Encoder, Features
 from cbir.errors import TowerError
 from cbir.features import keep_modalities
 from cbir.fusing import run_fusion, save_fusion
+from cbir.fusion import Evidence, Fusion, FusionConfig
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis, start_fusion
@@ -44,12 +45,8 @@ def invent(*, texts: bool) -> Features:
     )
 
 
-@pytest.mark.parametrize("texts", [True, False], ids=["captions", "no captions"])
-@pytest.mark.parametrize("labels", [COLOURS * 10, [[]] * ROWS], ids=["labels", "no labels"])
-def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, labels: list[list[str]]) -> None:
-    features, label_NL = invent(texts=texts), encode_labels(labels)
-    torch.manual_seed(0)
-    fusion, config, evidence = start_fusion(
+def start(features: Features, label_NL: np.ndarray) -> tuple[Fusion, FusionConfig, Evidence]:
+    return start_fusion(
         features,
         label_NL,
         basis_LC=find_basis(label_NL, most=20),
@@ -58,6 +55,14 @@ def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, l
         shapes=SHAPES,
         params=TrainParams(dimensions=64),
     )
+
+
+@pytest.mark.parametrize("texts", [True, False], ids=["captions", "no captions"])
+@pytest.mark.parametrize("labels", [COLOURS * 10, [[]] * ROWS], ids=["labels", "no labels"])
+def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, labels: list[list[str]]) -> None:
+    features, label_NL = invent(texts=texts), encode_labels(labels)
+    torch.manual_seed(0)
+    fusion, config, evidence = start(features, label_NL)
     assert (config.labels > 0, config.words > 0) == (labels == COLOURS * 10, texts)
     assert len(evidence.image_BE) == ROWS
     with torch.inference_mode():
@@ -69,17 +74,7 @@ def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, l
 
 def test_a_modality_that_is_masked_out_changes_nothing() -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
-    basis_LC = find_basis(label_NL, most=20)
-    params = TrainParams(dimensions=64)
-    fusion, _, _ = start_fusion(
-        features,
-        label_NL,
-        basis_LC=basis_LC,
-        cluster_N=np.arange(ROWS),
-        classes=CLASSES,
-        shapes=SHAPES,
-        params=params,
-    )
+    fusion, _, _ = start(features, label_NL)
     fusion.eval()
     torch.nn.init.normal_(fusion.found.weight)
     torch.nn.init.normal_(fusion.trust.weight)
@@ -92,15 +87,7 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
 
 def test_pictures_without_words_or_labels_are_as_alike_as_what_the_tower_sees_of_them() -> None:
     features, label_NL = invent(texts=False), encode_labels([[]] * ROWS)
-    fusion, _, evidence = start_fusion(
-        features,
-        label_NL,
-        basis_LC=find_basis(label_NL, most=20),
-        cluster_N=np.arange(ROWS),
-        classes=CLASSES,
-        shapes=SHAPES,
-        params=TrainParams(dimensions=64),
-    )
+    fusion, _, evidence = start(features, label_NL)
     with torch.inference_mode():
         vector_ND = run_fusion(fusion.eval(), features)
     centred_NE = torch.nn.functional.normalize(evidence.image_BE - evidence.image_BE.mean(0), dim=1)
@@ -114,16 +101,7 @@ def test_labels_have_no_more_directions_than_differ() -> None:
 
 def test_an_encoder_of_another_version_is_named(tmp_path: Path) -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
-    basis_LC, params = find_basis(label_NL, most=20), TrainParams(dimensions=64)
-    fusion, config, _ = start_fusion(
-        features,
-        label_NL,
-        basis_LC=basis_LC,
-        cluster_N=np.arange(ROWS),
-        classes=CLASSES,
-        shapes=SHAPES,
-        params=params,
-    )
+    fusion, config, _ = start(features, label_NL)
     save_fusion(fusion, config, SHAPES, folder=tmp_path)
     (tmp_path / FUSION_ONNX).unlink()
     with pytest.raises(TowerError, match=r"another version.*cbir-ops retrain"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import nn
 
 from cbir.errors import TowerError
 from cbir.towers.run import TEXT_ONNX, VISUAL_ONNX, open_tokenizer
 from cbir.towers.shape import TowerShapes
-from cbir.towers.text import TextTower
+from cbir.towers.text import TextTower, tokenise
 from cbir.towers.visual import VisualTower
 
 PARITY = 0.9999  # least cosine between what PyTorch and ONNX Runtime put out
@@ -41,7 +39,7 @@ def export_towers(visual: VisualTower, text: TextTower, folder: Path) -> None:
     two, three = (torch.rand(count, 3, side, side, generator=rng) * 2 - 1 for count in (2, 3))
     export_module(visual, {"pixels": two}, {"pixels": three}, folder / VISUAL_ONNX, outputs=OUTPUTS, axes={})
     tokenizer = open_tokenizer(folder, max_tokens=shapes.text.max_tokens)
-    short, long = (_tokenise(tokenizer, texts) for texts in (TEXTS[:2], TEXTS))
+    short, long = (dict(zip(("ids", "mask"), tokenise(tokenizer, texts), strict=True)) for texts in (TEXTS[:2], TEXTS))
     tokens = {0: "batch", 1: "tokens"}
     export_module(
         text, short, long, folder / TEXT_ONNX, outputs=OUTPUTS, axes={"ids": tokens, "mask": tokens, "tokens": tokens}
@@ -125,14 +123,6 @@ def _unroll_attention(module: nn.Module) -> nn.Module:
             if isinstance(part, nn.MultiheadAttention) and part.batch_first and part.in_proj_weight is not None:
                 setattr(parent, name, _Attention(part))
     return module
-
-
-def _tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    encodings = tokenizer.encode_batch(list(texts))
-    return {
-        "ids": torch.tensor([encoding.ids for encoding in encodings]),
-        "mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
-    }
 
 
 def _compare_rows(a: Any, b: Any) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from cbir.errors import TowerError
@@ -178,6 +179,15 @@ class ClipTextTower(TextTower):
         if self.projection is None:
             return last_BW
         return self.projection(last_BW) if isinstance(self.projection, nn.Linear) else last_BW @ self.projection
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their mask, int64 (B, T)."""
+    encodings = tokenizer.encode_batch(list(texts))
+    return (
+        torch.tensor([encoding.ids for encoding in encodings]),
+        torch.tensor([encoding.attention_mask for encoding in encodings]),
+    )
 
 
 def make_clip_tokenizer() -> Any:

@@ -219,21 +219,10 @@ def _build_torchvision(name: str, *, weights: str | None, pooling: str) -> Visua
                 f"{weights} is a checkpoint of another architecture than torchvision/{name} "
                 f"({str(error).splitlines()[1].strip()[:200]}); see towers.visual in params.yaml."
             ) from None
-    if inception:  # trained on [-1, 1]; torchvision's transform_input undoes its own normalisation to get there
-        return VisualTower(
-            _StageTrunk(model.eval(), TORCHVISION_STAGES[name]),
-            pooling=pooling,
-            image_size=299,
-            mean=HALF,
-            deviation=HALF,
-        )
-    return VisualTower(
-        _StageTrunk(model.eval(), TORCHVISION_STAGES[name]),
-        pooling=pooling,
-        image_size=224,
-        mean=IMAGENET_MEAN,
-        deviation=IMAGENET_DEVIATION,
-    )
+    # Inception was trained on [-1, 1]; torchvision's transform_input undoes its own normalisation to get there.
+    size, mean, deviation = (299, HALF, HALF) if inception else (224, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    trunk = _StageTrunk(model.eval(), TORCHVISION_STAGES[name])
+    return VisualTower(trunk, pooling=pooling, image_size=size, mean=mean, deviation=deviation)
 
 
 def _fetch_torchvision(get_weight: Any, name: str, weights: str) -> dict[str, torch.Tensor]:
