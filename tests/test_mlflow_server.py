@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,10 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
         server.wait(timeout=30)
 
 
+def refuse(*_: object, **__: object) -> None:
+    pytest.fail("the encoder lies here already")
+
+
 @pytest.mark.slow
 def test_a_release_is_registered_promoted_and_rolled_back_through_a_server(
     mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -61,7 +66,15 @@ def test_a_release_is_registered_promoted_and_rolled_back_through_a_server(
     assert registry.get_champion() == second
     assert registry.read_metrics(second)["label.fused_both.map"] == pytest.approx(0.9)
     assert (registry.download_encoder(second) / "encoder.json").read_text().count("4") == 1
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    assert registry.download_encoder(second).is_relative_to(workspace / ".cbir/downloads")
+    monkeypatch.setattr("mlflow.store.artifact.http_artifact_repo.HttpArtifactRepository.download_artifacts", refuse)
+    assert (registry.download_encoder(second) / "encoder.json").exists(), "downloaded twice"
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     assert "task" in registry.fetch_evidence(first, "per_query.parquet").read_bytes().decode("latin1")
+    new = set(Path(tempfile.gettempdir()).iterdir()) - before
+    assert not [path for path in new if list(path.rglob("per_query.parquet"))], "a download was left behind"
     assert roll_back(workspace, to=None, reason="worse for us", now=NOW).version == first.version
     assert registry.get_champion() == first
     assert [entry["action"] for entry in registry.read_log()] == ["promote", "promote", "rollback"]

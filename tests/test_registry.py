@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from small_releases import NOW, make_registry
+from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import ReleaseError
 from cbir.registry import Registry, Release
@@ -148,3 +149,19 @@ def test_no_release_and_no_registry_are_told_apart(
     for ask in (dead.list_releases, dead.read_log, dead.read_aliases, lambda: dead.find("key")):
         with pytest.raises(ReleaseError, match="does not answer"):
             ask()
+
+
+def test_a_workspace_that_was_copied_or_moved_has_its_releases_and_writes_into_its_own(tmp_path: Path) -> None:
+    first, second, moved = tmp_path / "first", tmp_path / "second", tmp_path / "moved"
+    make_registry(first)
+    release = make_release(first, fingerprint="f")
+    shutil.copytree(first, second)
+    assert Registry(second, name="cbir").download_encoder(release).is_relative_to(second)
+    before = {path for path in first.rglob("*") if path.is_file()}
+    make_release(second, fingerprint="g")
+    assert {path for path in first.rglob("*") if path.is_file()} == before
+    second.rename(moved)
+    found = Registry(moved, name="cbir")
+    for one in found.list_releases():
+        assert (found.download_encoder(one) / "encoder.json").exists()
+        assert found.fetch_evidence(one, "metrics.json").is_relative_to(moved)

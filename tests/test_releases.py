@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, cbir, set_param
+from conftest import ROOT, cbir, copy_workspace, set_param
 
 from cbir.git import git
 
@@ -17,7 +17,7 @@ from cbir.git import git
 @pytest.fixture(scope="module")
 def twice(released: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
     """Release 1, made from files that were not committed; release 2, that was, and three commits after it."""
-    workspace = shutil.copytree(released, tmp_path_factory.mktemp("twice") / "workspace")
+    workspace = copy_workspace(released, tmp_path_factory.mktemp("twice") / "workspace")
     shutil.copy(ROOT / ".gitignore", workspace)
     git(workspace, "config", "user.name", "Test")
     git(workspace, "config", "user.email", "test@localhost")

@@ -7,19 +7,19 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.entities import Metric, Param, Run
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from cbir.errors import RegistryError, ReleaseError
+from cbir.registry.artifacts import Artifacts, follow_workspace
 from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
 
 CHAMPION = "champion"
@@ -32,6 +32,7 @@ HISTORY = "history."
 GATE = "gate."
 MODEL = "model"  # folder of a run's artifacts
 ENCODER = "artifacts/encoder"  # of a model
+DATABASE = "mlflow.db"  # of the embedded registry, in the workspace
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
@@ -56,6 +57,12 @@ class Release:
         return f"release_v{self.version}"
 
     @property
+    def encoder_path(self) -> str:
+        """The folder of its encoder among the artifacts of its run."""
+        whole = self.encoder_uri.rstrip("/").endswith(f"/{ENCODER}")
+        return f"{MODEL}/{ENCODER}" if whole else "encoder"  # as releases were before they were MLflow models
+
+    @property
     def refresh(self) -> str | None:
         """What the last refresh of its table did, or was about to do, as JSON; None where there was none."""
         return self.tags.get(REFRESHED)
@@ -72,9 +79,11 @@ class Registry:
     def __init__(self, workspace: Path, *, name: str) -> None:
         self.name = name
         self._workspace = workspace
-        uri = find_tracking(workspace)
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._uri = uri
+        self._uri = find_tracking(workspace)
+        if self._uri == _name_database(workspace):
+            follow_workspace(workspace.resolve() / DATABASE, workspace.resolve() / "mlartifacts")
+        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        self._artifacts = Artifacts(self._client, uri=self._uri, workspace=workspace)
 
     def register(
         self,
@@ -263,7 +272,8 @@ class Registry:
         Raises:
             ReleaseError: it cannot be had.
         """
-        return self._fetch(f"runs:/{release.run_id}/evidence/{name}", f"{name} of release {release.version}")
+        what = f"{name} of release {release.version}"
+        return self._artifacts.fetch_file(release.run_id, f"evidence/{name}", what=what)
 
     def download_encoder(self, release: Release) -> Path:
         """Local folder of a release's encoder; downloaded where the artifacts lie elsewhere.
@@ -271,38 +281,20 @@ class Registry:
         Raises:
             ReleaseError: it cannot be had.
         """
-        return self._fetch(release.encoder_uri, f"the encoder of release {release.version}")
-
-    def _fetch(self, uri: str, what: str) -> Path:
-        try:
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=self._uri))
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ReleaseError(f"The registry cannot give {what} ({reason}); restore it, or go on without.") from None
+        what = f"the encoder of release {release.version}"
+        return self._artifacts.fetch_folder(release.run_id, release.encoder_path, what=what)
 
     def measure_model(self, release: Release) -> int:
         """How many bytes the model of a release takes; its evidence is not counted."""
-        return sum(self._walk_sizes(release.run_id, MODEL)) + sum(self._walk_sizes(release.run_id, "encoder"))
-
-    def _walk_sizes(self, run_id: str, path: str) -> Iterator[int]:
-        for entry in self._client.list_artifacts(run_id, path):
-            if entry.is_dir:
-                yield from self._walk_sizes(run_id, entry.path)
-            else:
-                yield entry.file_size or 0
+        return sum(self._artifacts.measure(release.run_id, folder) for folder in (MODEL, "encoder"))
 
     def delete(self, release: Release) -> None:
         """Delete a release's model and its version; the run stays, with figures, evidence and model card.
 
         Registered again, the release comes back under a new version.
         """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        run = self._client.get_run(release.run_id)
-        artifacts: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._uri)
         for folder in (MODEL, "encoder"):
-            if self._client.list_artifacts(release.run_id, folder):
-                artifacts.delete_artifacts(folder)
+            self._artifacts.delete(release.run_id, folder)
         self._client.delete_model_version(self.name, release.version)
 
     def _log_model(self, run_id: str, encoder: Path) -> None:
@@ -368,7 +360,11 @@ class Registry:
 
 def find_tracking(workspace: Path) -> str:
     """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or SQLite in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.resolve() / 'mlflow.db'}")
+    return os.environ.get("MLFLOW_TRACKING_URI", _name_database(workspace))
+
+
+def _name_database(workspace: Path) -> str:
+    return f"sqlite:///{workspace.resolve() / DATABASE}"
 
 
 def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
