@@ -201,6 +201,19 @@ class ScheduleParams:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class NotifyParams:
+    """``block``: what tells people of a run in Prefect, e.g. ``slack-webhook/team``; ``events``: of what it tells."""
+
+    block: str | None = None
+    events: tuple[Literal["promoted", "kept", "refused", "inconclusive", "failed"], ...] = (
+        "promoted",
+        "refused",
+        "inconclusive",
+        "failed",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SearchRange:
     """Where `cbir-ops tune` looks for a value: from ``low`` to ``high``, evenly or by ``log``, or among ``choices``."""
 

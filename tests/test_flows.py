@@ -22,8 +22,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cbir.errors import StageError
 from cbir.registry import Registry
 from cbir.workspace import locate_index
-from flows.retrain import find_current
 from flows.stages import run_dvc
+from flows.standing import find_current
 
 
 def read_states(url: str, workspace: Path) -> list[tuple[str, str]]:

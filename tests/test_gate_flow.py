@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from cbir.registry import Registry
 from cbir.workspace import locate_index
 from flows.gate import compare_champion, make_gate_key
-from flows.retrain import find_current, find_standing
+from flows.standing import find_current, find_standing
 
 WHO = ("--by", "Ada", "--reason", "the new pictures must go live")
 
