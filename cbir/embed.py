@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cbir.encoder import Encoder
 from cbir.errors import CbirError, ParamsError
-from cbir.features import load_features, select_rows
+from cbir.features import iterate_features
 from cbir.params import EmbedParams, load_section
 from cbir.records import read_items, write_json, write_table
 from cbir.similarity import shorten_vectors
@@ -38,11 +38,7 @@ def embed(ingested: Path, encoder: Path, out: Path, *, params: EmbedParams) -> i
             "train.dimensions."
         )
     items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
-    features = load_features(items, towers_folder=encoder)
-    blocks = [
-        loaded.fuse(select_rows(features, np.arange(start, min(start + BATCH, items.num_rows))))
-        for start in range(0, items.num_rows, BATCH)
-    ]
+    blocks = [loaded.fuse(features) for features in iterate_features(items, towers_folder=encoder, block_rows=BATCH)]
     vector_ND = shorten_vectors(np.concatenate(blocks), dimensions, loaded.similarity)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), dimensions)
     partial = out.with_name(f".{out.name}.partial")

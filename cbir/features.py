@@ -1,16 +1,12 @@
 """How the outputs of the frozen towers are computed once and kept, by content.
 
-One file a block of items under the cache folder, its name a hash of the towers, the pictures and the texts: a
-block that is there is not computed again. An item that comes or goes shifts the blocks behind it, which then are.
-
-Shapes: N items, G grid cells, V visual width, T text tokens, W text width.
+Shapes: N items, B rows, G grid cells, V visual width, T text tokens, W text width.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,26 +17,37 @@ from rich.progress import track
 
 from cbir.clusters import connect_rows, find_equals
 from cbir.encoder import Features, compute_features
+from cbir.feature_store import FeatureStore, pad_tokens
 from cbir.images import decode_png
 from cbir.towers.run import FILES, Towers, hash_files
 
 BATCH = 32
+BLOCK = 500
 CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the workspace
 
 
-def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = 500) -> Features:
+def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = BLOCK) -> Features:
     """Tower outputs of every row of ``items`` (columns image, sha256, captions), from ``cache`` or computed.
 
     An item's text is its first caption; the others count in ``captions_BR``. Tokens and summaries come back as float16.
     """
+    return _concatenate(list(iterate_features(items, towers_folder=towers_folder, cache=cache, block_rows=block_rows)))
+
+
+def iterate_features(
+    items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = BLOCK
+) -> Iterator[Features]:
+    """The same block by block, in order, so that a whole catalogue need not fit in memory."""
     towers = Towers(towers_folder)
-    fingerprint = hash_files([towers_folder / name for name in FILES])
+    store = FeatureStore(cache, towers=hash_files([towers_folder / name for name in FILES]))
     starts = range(0, items.num_rows, block_rows)
-    blocks = [
-        _load_block(items.slice(start, block_rows), towers=towers, fingerprint=fingerprint, cache=cache)
-        for start in track(starts, description="towers", console=Console(stderr=True))
-    ]
-    return _concatenate(blocks)
+    for start in track(starts, description="towers", console=Console(stderr=True)):
+        block = items.slice(start, block_rows)
+        keys = _name_items(block)
+        fresh = {key: row for row, key in enumerate(keys) if key not in store}
+        if fresh:
+            store.write(list(fresh), _compute_items(block.take(list(fresh.values())), towers=towers))
+        yield store.read(keys)
 
 
 def select_rows(features: Features, rows: np.ndarray) -> Features:
@@ -77,22 +84,17 @@ def number_twins(items: pa.Table) -> np.ndarray:
     return connect_rows(find_equals(texts) + find_equals(items["sha256"].to_pylist()), count=items.num_rows)
 
 
-def _load_block(items: pa.Table, *, towers: Towers, fingerprint: str, cache: Path) -> Features:
-    captions, images = items["captions"].to_pylist(), items["image"].to_pylist()
-    key = hashlib.sha256(fingerprint.encode())
-    for sha, texts, image in zip(items["sha256"].to_pylist(), captions, images, strict=True):
-        key.update(f"{sha}|{hashlib.sha256(image).hexdigest()}|{texts}\n".encode())
-    path = cache / f"{key.hexdigest()[:32]}.npz"
-    if path.exists():
-        with np.load(path) as arrays:
-            return Features(**{name: arrays[name] for name in arrays.files})
-    block = _compute_block(images, first_captions(items), towers=towers)
-    block = _average_captions(block, [texts or [] for texts in captions], towers=towers)
-    cache.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
-    np.savez(beside, **vars(block))
-    os.replace(beside, path)
-    return block
+def _name_items(items: pa.Table) -> list[str]:
+    """A key of each item, of what the towers see of it."""
+    columns = (items[name].to_pylist() for name in ("sha256", "image", "captions"))
+    parts = (f"{sha}|{hashlib.sha256(image).hexdigest()}|{texts}" for sha, image, texts in zip(*columns, strict=True))
+    return [hashlib.sha256(part.encode()).hexdigest()[:32] for part in parts]
+
+
+def _compute_items(items: pa.Table, *, towers: Towers) -> Features:
+    captions = items["captions"].to_pylist()
+    block = _compute_block(items["image"].to_pylist(), first_captions(items), towers=towers)
+    return _average_captions(block, [texts or [] for texts in captions], towers=towers)
 
 
 def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towers: Towers) -> Features:
@@ -104,7 +106,8 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
         )
         for start in range(0, len(images), BATCH)
     ]
-    return _concatenate([Features(**{name: _halve(array) for name, array in vars(part).items()}) for part in parts])
+    block = _concatenate([Features(**{name: _halve(array) for name, array in vars(part).items()}) for part in parts])
+    return replace(block, tokens_BTW=block.tokens_BTW * block.token_mask_BT[..., None])  # what is masked is no output
 
 
 def _average_captions(block: Features, captions: Sequence[Sequence[str]], *, towers: Towers) -> Features:
@@ -124,16 +127,5 @@ def _halve(array: np.ndarray) -> np.ndarray:
 
 def _concatenate(parts: Sequence[Features]) -> Features:
     longest = max(part.tokens_BTW.shape[1] for part in parts)
-
-    def pad(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, [(0, 0), (0, longest - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
-
-    padded = {"tokens_BTW", "token_mask_BT"}
-    return Features(
-        **{
-            name: np.concatenate(
-                [pad(getattr(part, name)) if name in padded else getattr(part, name) for part in parts]
-            )
-            for name in vars(parts[0])
-        }
-    )
+    padded = [pad_tokens(part, longest) for part in parts]
+    return Features(**{name: np.concatenate([getattr(part, name) for part in padded]) for name in vars(parts[0])})

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"errors", "records", "params", "similarity", "workspace"},
     1: {"clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
-    2: {"classes", "kernel", "rows", "towers", "fusion", "encoder", "features", "fusing", "start", "objective"}
+    2: {
+        "classes",
+        "kernel",
+        "rows",
+        "towers",
+        "fusion",
+        "encoder",
+        "feature_store",
+        "features",
+        "fusing",
+        "start",
+        "objective",
+    }
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import cbir.features as features_module
 from cbir.features import load_features
 from cbir.records import read_items, read_table
 from cbir.towers.run import Towers
@@ -59,6 +60,37 @@ def test_all_captions_of_an_item_count_and_the_first_is_its_text(released: Path,
     assert np.allclose(features.text_BR[:2], [apple, car], atol=2e-2)
     assert np.allclose(features.captions_BR[:2], [(apple + fruit) / 2, car], atol=2e-2)
     assert features.has_text_B.tolist() == [True, True, False]
+
+
+@pytest.mark.slow
+def test_an_item_is_computed_once_and_the_same_to_the_last_bit_whatever_it_was_computed_with(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = read_items(released / "data" / "ingested", columns=["id", "image", "sha256", "captions"]).slice(0, 12)
+    longer = pa.array([["a square and, in many more words than others, number", "x"]], items["captions"].type)
+    odd = items.slice(5, 1).set_column(items.schema.get_field_index("captions"), "captions", longer)
+    encoder, rows = released / "data" / "encoder", [7, 3, 3, 11, 0]
+    counted: list[int] = []
+    compute = features_module._compute_items
+    monkeypatch.setattr(
+        features_module,
+        "_compute_items",
+        lambda rows, **towers: (counted.append(len(rows)), compute(rows, **towers))[1],
+    )
+    whole = load_features(pa.concat_tables([items, odd]), towers_folder=encoder, cache=tmp_path / "whole")
+    part = load_features(items.take(rows), towers_folder=encoder, cache=tmp_path / "parts")
+    grown = load_features(pa.concat_tables([odd, items]), towers_folder=encoder, cache=tmp_path / "parts", block_rows=4)
+    again = load_features(pa.concat_tables([items, odd]), towers_folder=encoder, cache=tmp_path / "parts")
+    assert counted[:2] == [13, 4]
+    assert sum(counted[2:]) == 9
+    back = [*range(1, 13), 0]
+    for name in vars(whole):
+        assert np.array_equal(getattr(whole, name), getattr(grown, name)[back]), name
+        assert np.array_equal(getattr(whole, name), getattr(again, name)), name
+        tokens = part.tokens_BTW.shape[1] if name.startswith("token") else None
+        assert np.array_equal(
+            getattr(whole, name)[rows][:, :tokens] if tokens else getattr(whole, name)[rows], getattr(part, name)
+        ), name
 
 
 @pytest.mark.slow
