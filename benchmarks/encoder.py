@@ -10,27 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.timing import format_rate, format_time, time_call
+from benchmarks.timing import format_rate, format_time, time_call, time_in_turns
 from cbir.encoder import Encoder, Features
-from cbir.features import keep_modalities
-from cbir.fusing import build_fusion, make_tokens, run_fusion, save_fusion
-from cbir.fusion import Fusion, FusionConfig, Tokens
+from cbir.features import load_features
+from cbir.fusing import build_fusion, make_tokens, save_fusion
+from cbir.fusion import Evidence, Fusion, FusionConfig, Tokens
 from cbir.images import encode_png, load_query_image
-from cbir.losses import info_nce
-from cbir.params import TowerParams
+from cbir.objective import Objective, RelativeWords, TrainingData
+from cbir.params import TowerParams, TrainParams
 from cbir.towers.export import export_towers
 from cbir.towers.run import Towers, normalise_pixels, open_tokenizer
 from cbir.towers.shape import GRID_CELLS, TowerShapes
 from cbir.towers.text import build_text
 from cbir.towers.visual import build_visual
 
-IMAGES, SIDE = 64, 224
-BATCH, TOKENS = 256, 16
-TEMPERATURE = 0.07
+IMAGES, SIDE, EAGER_BATCH = 256, 224, 32
+BATCH, TOKENS, LABELS = 256, 16, 96
 
 
 def measure_embedding() -> list[list[str]]:
@@ -43,13 +43,18 @@ def measure_embedding() -> list[list[str]]:
         save_fusion(fusion, config, Towers(folder).shapes, folder=folder)
         encoder = Encoder.load(folder)
         files, words = _draw_files(folder), [f"a picture of number {n}, drawn at random" for n in range(IMAGES)]
+        caches = iter(folder / f"cache{n}" for n in range(1000))
         tokenizer = open_tokenizer(folder, max_tokens=encoder.towers.shapes.text.max_tokens)
 
         def run_eager() -> np.ndarray:
-            pixels = [normalise_pixels(load_query_image(file), encoder.towers.shapes.visual) for file in files]
-            encodings = tokenizer.encode_batch(words)
+            return np.concatenate([run_batch(start) for start in range(0, IMAGES, EAGER_BATCH)])
+
+        def run_batch(start: int) -> np.ndarray:
+            chosen = slice(start, start + EAGER_BATCH)
+            pixels = [normalise_pixels(load_query_image(file), encoder.towers.shapes.visual) for file in files[chosen]]
+            encodings = tokenizer.encode_batch(words[chosen])
             ids, mask = (torch.tensor([getattr(e, name) for e in encodings]) for name in ("ids", "attention_mask"))
-            there = torch.ones(IMAGES, dtype=torch.bool)
+            there = torch.ones(len(pixels), dtype=torch.bool)
             with torch.inference_mode():
                 grid_BGV, image_BS = visual(torch.from_numpy(np.stack(pixels)))
                 text_BTW, text_BR = text(ids, mask)
@@ -59,11 +64,17 @@ def measure_embedding() -> list[list[str]]:
                 return fusion(image_BS, text_BR, tokens=tokens).numpy()
 
         def run_ours() -> np.ndarray:
-            return encoder.encode([load_query_image(file) for file in files], words)
+            """As the stage `embed` does, with nothing kept from before."""
+            images = [file.read_bytes() for file in files]
+            columns = {"image": images, "sha256": [file.name for file in files], "captions": [[word] for word in words]}
+            return encoder.fuse(load_features(pa.table(columns), towers_folder=folder, cache=next(caches)))
 
-        np.testing.assert_allclose(run_ours(), run_eager(), atol=1e-3)
+        np.testing.assert_allclose(run_ours(), run_eager(), atol=3e-3)
         ours, theirs = time_call(run_ours), time_call(run_eager)
-    how = f"{IMAGES} random PNG files of {SIDE} x {SIDE} pixels with captions to vectors, equal to 1e-3; batches of 32"
+    how = (
+        f"{IMAGES} random PNG files of {SIDE} x {SIDE} pixels with captions to vectors, equal to 3e-3; "
+        f"eager in batches of {EAGER_BATCH}"
+    )
     return [
         ["embedding", format_rate(ours, images=IMAGES), f"eager PyTorch: {format_rate(theirs, images=IMAGES)}", how]
     ]
@@ -78,43 +89,60 @@ def _draw_files(folder: Path) -> list[Path]:
 
 
 def measure_step() -> list[list[str]]:
-    """One optimiser step over three views, through ``Features`` and our losses, and by hand on ready tensors."""
-    shapes = _measure_shapes()
+    """One optimiser step over three views: the trainer's own, from numpy rows, and by hand on ready tensors."""
+    shapes, params = _measure_shapes(), TrainParams(label_weight=0.0, batch_size=BATCH)
     features = _invent_features(shapes)
-    code_B = torch.arange(BATCH)
     (ours_model, _), (bare_model, _) = _build(shapes), _build(shapes)
+    objective = _make_objective(ours_model, features, params=params)
     ours_optimiser, bare_optimiser = (
         torch.optim.AdamW(model.parameters(), lr=1e-4) for model in (ours_model, bare_model)
     )
-    summaries = [torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR)]
-    ready = make_tokens(features)
+    batch, rng = np.arange(BATCH), np.random.default_rng(0)
+    evidence = _assemble(bare_model, features)
     yes, no = torch.ones(BATCH).bool(), torch.zeros(BATCH).bool()
+    views = [replace(make_tokens(features), has_image_B=i, has_text_B=t) for i, t in ((yes, no), (no, yes), (yes, yes))]
     target = torch.arange(BATCH)
 
     def step_ours() -> float:
-        image, text, both = (
-            run_fusion(ours_model, keep_modalities(features, image=i, text=t))
-            for i, t in ((True, False), (False, True), (True, True))
-        )
-        pairs = ((image, text), (image, both), (text, both))
-        loss = torch.stack([info_nce(a, b, code_B=code_B, temperature=TEMPERATURE) for a, b in pairs]).sum() / 3
-        return _step(loss, ours_optimiser)
+        return _step(objective(batch, rng=rng), ours_model, ours_optimiser)
 
     def step_bare() -> float:
-        image, text, both = (
-            bare_model(*summaries, tokens=replace(ready, has_image_B=i, has_text_B=t))
-            for i, t in ((yes, no), (no, yes), (yes, yes))
-        )
+        vectors = [bare_model.blend(evidence, tokens=tokens) for tokens in views]
         loss = torch.zeros(())
-        for a, b in ((image, text), (image, both), (text, both)):
-            logits = a @ b.T / TEMPERATURE
-            loss = loss + (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 6
-        return _step(loss, bare_optimiser)
+        for a, b, weight in ((0, 1, 2 / 3), (0, 2, 1 / 6), (1, 2, 1 / 6)):
+            logits = vectors[a] @ vectors[b].T / params.temperature
+            loss = loss + weight * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return _step(loss, bare_model, bare_optimiser)
 
     np.testing.assert_allclose(step_ours(), step_bare(), rtol=1e-3)
-    how = f"batch {BATCH}, three views, InfoNCE over their pairs, AdamW; the first losses are equal"
-    ours, theirs = time_call(step_ours), time_call(step_bare)
-    return [["fusion training step", format_time(ours), f"bare loop on ready tensors: {format_time(theirs)}", how]]
+    how = f"batch {BATCH}, three views, InfoNCE over their pairs, AdamW; the first losses are equal; taken in turns"
+    ours, theirs = time_in_turns(step_ours, step_bare)
+    ratio = f"{ours.median / theirs.median:.2f} times as long as"
+    return [
+        ["training step", f"{format_time(ours)}, {ratio}", f"bare loop on ready tensors: {format_time(theirs)}", how]
+    ]
+
+
+def _make_objective(fusion: Fusion, features: Features, *, params: TrainParams) -> Objective:
+    items = pa.table(
+        {
+            "id": [str(n) for n in range(BATCH)],
+            "sha256": [str(n) for n in range(BATCH)],
+            "captions": [[f"caption {n}"] for n in range(BATCH)],
+            "labels": [[f"label {n % (LABELS + 1)}"] for n in range(BATCH)],
+        }
+    )
+    data = TrainingData(items, features, rows=np.arange(BATCH), cluster=np.arange(BATCH), most_labels=LABELS)
+    relative = RelativeWords(data, [], towers=None)  # type: ignore[arg-type]  # asked for words alone
+    return Objective(fusion, data, evidence=_assemble(fusion, features), relative=relative, params=params)
+
+
+def _assemble(fusion: Fusion, features: Features) -> Evidence:
+    image_BS, text_BR = (torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR))
+    with torch.no_grad():
+        return fusion.assemble(
+            image_BS, text_BR, image_BO=fusion.image_head(image_BS), text_BL=fusion.text_head(text_BR)
+        )
 
 
 def _measure_shapes() -> TowerShapes:
@@ -143,7 +171,7 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
         text_width=shapes.text.width,
         grid_cells=GRID_CELLS,
         dimensions=512,
-        labels=96,
+        labels=LABELS,
         words=512,
         kept=170,
         classes=1000,
@@ -155,8 +183,9 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
     return build_fusion(config, shapes).eval(), config
 
 
-def _step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
+def _step(loss: torch.Tensor, model: Fusion, optimiser: torch.optim.Optimizer) -> float:
     optimiser.zero_grad()
     loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimiser.step()
     return loss.item()

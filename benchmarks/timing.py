@@ -17,6 +17,15 @@ def time_call(call: Callable[[], object]) -> Measurement:
     return timer.blocked_autorange(min_run_time=LEAST_SECONDS)
 
 
+def time_in_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], *, turns: int = 5
+) -> tuple[Measurement, Measurement]:
+    """Time two calls in turns, so that what else the machine does meets both."""
+    pairs = [(time_call(ours), time_call(theirs)) for _ in range(turns)]
+    first, second = (Measurement.merge(list(part))[0] for part in zip(*pairs, strict=True))
+    return first, second
+
+
 def format_time(measured: Measurement) -> str:
     """Median and interquartile range in milliseconds."""
     return f"{1000 * measured.median:.1f} ms (IQR {1000 * measured.iqr:.1f})"

@@ -78,7 +78,7 @@ class Encoder:
         )
 
     def encode(
-        self, images: Sequence[Image.Image | None], texts: Sequence[str | None], *, batch_size: int = 32
+        self, images: Sequence[Image.Image | None], texts: Sequence[str | None], *, batch_size: int = 128
     ) -> np.ndarray:
         """One image, text, or both a row -> vectors, float32 (N, D), of unit length for the cosine."""
         parts = [

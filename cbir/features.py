@@ -21,7 +21,7 @@ from cbir.feature_store import FeatureStore, pad_tokens
 from cbir.images import decode_png
 from cbir.towers.run import FILES, Towers, hash_files
 
-BATCH = 32
+BATCH = 128
 BLOCK = 500
 CACHE = Path(".cbir/features")  # in the folder that a stage runs in, the workspace
 
@@ -101,7 +101,7 @@ def _compute_block(images: Sequence[bytes], texts: Sequence[str | None], *, towe
     parts = [
         compute_features(
             towers,
-            [decode_png(image) for image in images[start : start + BATCH]],
+            towers.map(decode_png, images[start : start + BATCH]),
             texts[start : start + BATCH],
         )
         for start in range(0, len(images), BATCH)

@@ -48,6 +48,11 @@ def average_cells(map_BCHW: Any) -> Any:
 
 
 def describe_map(map_BCHW: Any) -> list[Any]:
-    """Mean and deviation of every channel, two of (B, C)."""
-    mean_BC = map_BCHW.mean((2, 3))
-    return [mean_BC, ((map_BCHW - mean_BC[..., None, None]) ** 2).mean((2, 3)).sqrt()]
+    """Mean and deviation of every channel, two of (B, C).
+
+    By global pooling of the map and of its square, which ONNX Runtime does in the layout that its convolutions leave.
+    """
+    import torch.nn.functional as F
+
+    mean_BC, square_BC = (F.adaptive_avg_pool2d(part, 1).flatten(1) for part in (map_BCHW, map_BCHW * map_BCHW))
+    return [mean_BC, (square_BC - mean_BC * mean_BC).clamp(min=0).sqrt()]

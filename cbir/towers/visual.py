@@ -193,9 +193,33 @@ def _build_lite(name: str, *, weights: str | None, pooling: str) -> VisualTower:
     model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0, global_pool="")
     if weights != "random":
         load_by_order(model, read_checkpoint(Path(weights)) if weights else read_lite_weights(name))
-    return VisualTower(
-        _LiteTrunk(model), pooling=pooling, image_size=LITE_SIZES[name], mean=HALF, deviation=HALF, outlines=True
-    )
+    side = LITE_SIZES[name]
+    _fix_padding(model.eval(), side=side)
+    return VisualTower(_LiteTrunk(model), pooling=pooling, image_size=side, mean=HALF, deviation=HALF, outlines=True)
+
+
+def _fix_padding(model: nn.Module, *, side: int) -> None:
+    """Let convolutions that pad by the size of what they see pad by a constant: ONNX Runtime makes one step of both."""
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.padding import get_same_padding
+
+    seen: dict[Any, torch.Size] = {}
+    padded = [(name, part) for name, part in model.named_modules() if isinstance(part, Conv2dSame)]
+    hooks = [
+        part.register_forward_pre_hook(lambda part, given: seen.update({part: given[0].shape})) for _, part in padded
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    for name, part in padded:
+        shapes: Any = zip(seen[part][2:], part.kernel_size, part.stride, part.dilation, strict=True)
+        high, wide = (get_same_padding(*axis) for axis in shapes)
+        options: Any = {"kernel_size": part.kernel_size, "stride": part.stride, "groups": part.groups, "bias": False}
+        plain = nn.Conv2d(part.in_channels, part.out_channels, **options)
+        plain.weight = part.weight
+        pad = nn.ZeroPad2d((wide // 2, wide - wide // 2, high // 2, high - high // 2))
+        model.set_submodule(name, nn.Sequential(pad, plain))
 
 
 def _build_torchvision(name: str, *, weights: str | None, pooling: str) -> VisualTower:
