@@ -111,7 +111,15 @@ def hold_contest(
     parts = list_parts(items.select(["id", "captions", "labels"]).take(fresh))
     for one in (champion, challenger):
         features = load_features(items, towers_folder=one.folder, cache=field.cache)
-        gallery = select_gallery(items, features, fresh, cluster_N=cluster_N, ingested=field.ingested)
+        gallery = select_gallery(
+            items,
+            features,
+            fresh,
+            cluster_N=cluster_N,
+            ingested=field.ingested,
+            towers_folder=one.folder,
+            cache=field.cache,
+        )
         answers.append(list(measure_encoder(one.encoder, gallery, ks=field.ks)) if len(fresh) else [])
         golden += _score_golden(one.encoder, features, ids=items["id"].to_pylist(), field=field)
     facts = {

@@ -154,7 +154,15 @@ def _measure(
     items = read_items(workspace / INGESTED, columns=["id", "image", "captions", "labels", "sha256"])
     features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
     encoder = Encoder.load(encoder_folder)
-    gallery = select_gallery(items, features, rows, cluster_N=cluster_N, ingested=workspace / INGESTED)
+    gallery = select_gallery(
+        items,
+        features,
+        rows,
+        cluster_N=cluster_N,
+        ingested=workspace / INGESTED,
+        towers_folder=encoder_folder,
+        cache=workspace / CACHE,
+    )
     vectors = embed_views(encoder, gallery.features)
     for query_set in list_query_sets(gallery):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors)

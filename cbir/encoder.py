@@ -40,14 +40,25 @@ class Features:
 
 
 class Encoder:
-    """A trained encoder, open: frozen towers, fusion and fingerprint."""
+    """A trained encoder, open: frozen towers, fusion and fingerprint.
+
+    ``reads_words`` is false where it was trained on pictures without a caption: what it makes of words says nothing.
+    """
 
     def __init__(
-        self, *, towers: Towers, fusion: ort.InferenceSession, similarity: Similarity, dimensions: int, fingerprint: str
+        self,
+        *,
+        towers: Towers,
+        fusion: ort.InferenceSession,
+        similarity: Similarity,
+        dimensions: int,
+        reads_words: bool,
+        fingerprint: str,
     ) -> None:
         self.towers = towers
         self.dimensions = dimensions
         self.similarity = similarity
+        self.reads_words = reads_words
         self.fingerprint = fingerprint
         self._fusion = fusion
 
@@ -74,6 +85,7 @@ class Encoder:
             fusion=session,
             similarity=config["similarity"],
             dimensions=config["dimensions"],
+            reads_words=config["words"] > 0,
             fingerprint=hash_files(parts)[:16],
         )
 

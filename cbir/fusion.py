@@ -28,6 +28,8 @@ LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
 NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
 WORDS_SHARE = 0.7  # length of the words beside the projection, whose length is 1
+WITHIN_RIDGE = 0.1  # of the covariance of what changes do, as a share of its mean variance
+MATES_WEIGHT = 0.05  # of what near duplicates and variants differ in, beside what changes do
 ATTENTION = 128
 ATTENTION_DROPOUT = 0.8  # of the tokens and of what is found: raw tokens let it memorise the items (docs/benchmarks.md)
 
@@ -271,6 +273,35 @@ def spread_projections(fusion: Fusion, evidence: Evidence, has_image_N: np.ndarr
             linear.bias.copy_(-linear.weight @ mean_E)
             if fusion.similarity != "cosine":
                 _scale_to_unit(linear, row_NE)
+
+
+def whiten_changes(fusion: Fusion, image_NE: torch.Tensor, *, copy_CNE: torch.Tensor, mate_P2: np.ndarray) -> None:
+    """Start the image's projection where pictures differ from one another and not from their own changed copies.
+
+    The principal components of the pictures, whitened by the covariance of what the changes do to them (within-class
+    covariance normalisation; Hatch et al. 2006). ``copy_CNE``: C copies of each of the N pictures; ``mate_P2``: rows of
+    pictures that are near duplicates or variants, whose differences count a little.
+    """
+    with torch.no_grad():
+        mean_E = image_NE.mean(0)
+        directions_KE = torch.linalg.svd(image_NE - mean_E, full_matrices=False)[2][: fusion.image.out_features]
+        within_KK = _spread(copy_CNE - image_NE, directions_KE)
+        if len(mate_P2):
+            one, other = torch.from_numpy(mate_P2).T
+            within_KK = within_KK + MATES_WEIGHT * _spread(image_NE[one] - image_NE[other], directions_KE)
+        ridge = WITHIN_RIDGE * within_KK.diagonal().mean()
+        strength_K, turn_KK = torch.linalg.eigh(within_KK + ridge * torch.eye(len(within_KK)))
+        whiten_KK = turn_KK / strength_K.sqrt() @ turn_KK.T
+        fusion.image.weight.zero_()
+        fusion.image.weight[: len(directions_KE)] = whiten_KK @ directions_KE
+        fusion.image.bias.copy_(-fusion.image.weight @ mean_E)
+        _scale_to_unit(fusion.image, image_NE)
+
+
+def _spread(difference_E: torch.Tensor, directions_KE: torch.Tensor) -> torch.Tensor:
+    """Second moments (K, K) of differences (..., E) along the directions."""
+    seen_PK = (difference_E @ directions_KE.T).flatten(0, -2)
+    return seen_PK.T @ seen_PK / len(seen_PK)
 
 
 def _scale_to_unit(linear: nn.Linear, row_NE: torch.Tensor) -> None:

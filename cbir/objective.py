@@ -21,7 +21,7 @@ from cbir.losses import info_nce, proxy_loss
 from cbir.metric_losses import SHARED, make_pair_loss
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
-from cbir.start import find_basis
+from cbir.start import assemble_evidence, find_basis
 from cbir.towers.run import Towers
 
 PROXY_TEMPERATURE = 0.15
@@ -82,12 +82,7 @@ class Objective:
         width = fusion.instance_width
         self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
         if len(relative.word):
-            words = relative.features
-            with torch.no_grad():
-                image_BS, text_BR = (torch.from_numpy(part).float() for part in (words.image_BS, words.text_BR))
-                self.words = fusion.assemble(
-                    image_BS, text_BR, image_BO=fusion.image_head(image_BS), text_BL=fusion.text_head(text_BR)
-                )
+            self.words = assemble_evidence(fusion, relative.features)
 
     def __call__(self, batch: np.ndarray, *, rng: np.random.Generator) -> torch.Tensor:
         """The loss of the items at ``batch``, and of relative captions drawn by ``rng``."""

@@ -97,7 +97,15 @@ def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> t
     cluster_N = cluster_items(groups, hashes, phashes, distance=distance)
     features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
     rows = np.arange(items.num_rows)
-    gallery = select_gallery(items, features, rows, cluster_N=cluster_N, ingested=ingested)
+    gallery = select_gallery(
+        items,
+        features,
+        rows,
+        cluster_N=cluster_N,
+        ingested=ingested,
+        towers_folder=encoder_folder,
+        cache=workspace / CACHE,
+    )
     return gallery, _count_known(phashes, workspace=workspace, distance=distance)
 
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
 | ``label`` | an item | the others that share a label |
+| ``copy`` | a changed copy of an item's picture, where no item has words or labels | its picture |
 | ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
 | ``relative`` | a picture and a change of it in words | the picture that has the change |
 | ``relative_indexed`` | the same | the same, among items as the index holds them |
@@ -24,8 +25,9 @@ from scipy.sparse import csr_array, eye_array
 
 from cbir.answers import Answers
 from cbir.baselines import normalise
+from cbir.copies import ASKED, is_bare, load_copies
 from cbir.encoder import Encoder, Features
-from cbir.features import first_captions, keep_modalities, load_features, replace_words, select_rows
+from cbir.features import CACHE, first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.golden import GoldenQueries
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_items, read_relative, read_table
@@ -38,6 +40,7 @@ Vectors = Mapping[str, np.ndarray]
 class Gallery:
     """Items that ask and are searched.
 
+    ``copies`` are the tower outputs of changed copies of the pictures, where there are no words or labels to ask with;
     ``pairs`` are relative captions as (row of the reference, words, row of the target).
     """
 
@@ -47,6 +50,7 @@ class Gallery:
     captions: Sequence[str | None]
     images: Sequence[bytes]
     features: Features
+    copies: Features | None
     pairs: Sequence[tuple[int, str, int]]
 
 
@@ -64,7 +68,9 @@ class QuerySet:
     sign_NS: csr_array
 
 
-def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str = "test") -> Gallery:
+def load_gallery(
+    ingested: Path, split: Path, *, towers_folder: Path, part: str = "test", cache: Path = CACHE
+) -> Gallery:
     """The items of one part of the split, with the tower outputs of the encoder in ``towers_folder``.
 
     Raises:
@@ -72,26 +78,40 @@ def load_gallery(ingested: Path, split: Path, *, towers_folder: Path, part: str 
         TowerError: there are no towers in the folder.
     """
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
-    features = load_features(items, towers_folder=towers_folder)
+    features = load_features(items, towers_folder=towers_folder, cache=cache)
     where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")
     where = where.loc[items["id"].to_pylist()]
     rows = np.flatnonzero(where["split"].to_numpy() == part)
-    return select_gallery(items, features, rows, cluster_N=where["cluster"].to_numpy(), ingested=ingested)
+    cluster_N = where["cluster"].to_numpy()
+    return select_gallery(
+        items, features, rows, cluster_N=cluster_N, ingested=ingested, towers_folder=towers_folder, cache=cache
+    )
 
 
 def select_gallery(
-    items: pa.Table, features: Features, rows: np.ndarray, *, cluster_N: np.ndarray, ingested: Path
+    items: pa.Table,
+    features: Features,
+    rows: np.ndarray,
+    *,
+    cluster_N: np.ndarray,
+    ingested: Path,
+    towers_folder: Path,
+    cache: Path,
 ) -> Gallery:
     """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
-    chosen = items.select(["id", "captions", "labels"]).take(rows)
+    chosen = items.select(["id", "image", "captions", "labels"]).take(rows)
+    copies = None
+    if len(rows) and is_bare(chosen):
+        copies = load_copies(chosen, seed=ASKED, towers_folder=towers_folder, cache=cache)
     ids = chosen["id"].to_pylist()
     return Gallery(
         ids=ids,
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
-        images=[items["image"][int(row)].as_py() for row in rows],
+        images=chosen["image"].to_pylist(),
         features=select_rows(features, rows),
+        copies=copies,
         pairs=read_relative(ingested, ids),
     )
 
@@ -174,6 +194,8 @@ def list_query_sets(gallery: Gallery) -> list[QuerySet]:
     """The query sets that have queries, each query with something relevant."""
     own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
     sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
+    if gallery.copies is not None:
+        sets.append(_ask_own("copy", np.arange(len(gallery.ids)), gallery=gallery))
     sets.append(_ask_others("label", gallery.labels))
     sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N]))
     sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
@@ -223,6 +245,9 @@ def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vect
             return {"fused": compare(text[rows], image)}
         case "image_to_text":
             return {"fused": compare(image[rows], text)}
+        case "copy":
+            assert gallery.copies is not None, "the query set is of them"
+            return {"fused": compare(encoder.fuse(gallery.copies), image)}
         case "duplicate":
             return {"fused": compare(image[rows], image)}
         case "label":

@@ -31,6 +31,14 @@ class Rivals:
             case "label":
                 towers = {name: score_vectors(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
                 return towers | self._compare_pictures(query_set) | {"bm25": self._read_captions(rows)}
+            case "copy":
+                assert self._gallery.copies is not None, "the query set is of them"
+                asked = pool_towers(self._gallery.copies, self._encoder.towers.shapes)["image_only"]
+                counted_QH, histogram_NH = take_histogram(self._gallery.copies), take_histogram(self._gallery.features)
+                return {
+                    "image_only": score_vectors(asked, pooled["image_only"]),
+                    "histogram": score_vectors(counted_QH, histogram_NH),
+                }
             case "duplicate":
                 image_ND = pooled["image_only"]
                 return {"image_only": score_vectors(image_ND[rows], image_ND)} | self._compare_pictures(query_set)

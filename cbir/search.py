@@ -55,16 +55,26 @@ class Searcher:
         """How many items are searched."""
         return self._index.rows
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether words can be searched with."""
+        return self._encoder.reads_words
+
     def query(self, *, text: str | None, image: Path | None, k: int, where: str | None = None) -> list[Hit]:
         """The ``k`` best hits for words, a picture, or both.
 
         Raises:
-            QueryError: neither is given, or ``where`` does not work.
+            QueryError: neither is given, the release reads no words, or ``where`` does not work.
             ImageError: the picture cannot be read.
         """
         text = text.strip() if text else None
         if not text and image is None:
             raise QueryError('Nothing to search for; give words ("a red fruit"), --image FILE, or both.')
+        if text and not self.reads_words:
+            raise QueryError(
+                f"Release {self.release.version} was trained on pictures without captions and reads no words; search "
+                "with --image FILE alone, or import captions and run `cbir-ops retrain`."
+            )
         picture = load_query_image(image) if image else None
         vector_1D = self._encoder.encode([picture], [text])
         return self._index.search(vector_1D[0], k=k, where=where)

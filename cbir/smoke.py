@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
 
 from cbir.errors import CbirError, IndexError_, ReleaseError
+from cbir.images import encode_png
 from cbir.promotion import open_registry
 from cbir.search import Searcher
 
@@ -22,7 +26,10 @@ def ask_release(workspace: Path, key: str) -> int:
     if release is None:
         raise ReleaseError(f"There is no release with the key {key}; run `cbir-ops retrain`.")
     searcher = Searcher.open_release(workspace, registry=registry, release=release)
-    hits = searcher.query(text="a test query", image=None, k=10)
+    with TemporaryDirectory() as folder:
+        picture = Path(folder) / "grey.png"
+        picture.write_bytes(encode_png(Image.new("RGB", (64, 64), "grey")))
+        hits = searcher.query(text="a test query" if searcher.reads_words else None, image=picture, k=10)
     if len(hits) != min(10, searcher.rows) or not hits:
         raise IndexError_(f"Table {release.table} answers with {len(hits)} of {searcher.rows} rows.")
     return len(hits)

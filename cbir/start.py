@@ -6,6 +6,7 @@ O outputs of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
-from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections, spread_projections
+from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections, spread_projections, whiten_changes
 from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -44,10 +45,12 @@ def start_fusion(
     classes: Classes,
     shapes: TowerShapes,
     params: TrainParams,
+    copies: Sequence[Features] = (),
 ) -> tuple[Fusion, FusionConfig, Evidence]:
     """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items.
 
-    A catalogue may lack captions, labels, or both: the parts that would hold them then have width 0.
+    A catalogue may lack captions, labels, or both: the parts that would hold them then have width 0. One that lacks
+    both has ``copies``, the towers' outputs of changed copies of its pictures.
     """
     rng = np.random.default_rng(params.seed)
     label_NC = (label_NL - label_NL.mean(0)) @ basis_LC
@@ -91,12 +94,34 @@ def start_fusion(
         image_BO=torch.from_numpy(image_NO).float(),
         text_BL=torch.from_numpy(text_NC).float(),
     )
+    if copies:
+        copy_CNE = torch.stack([assemble_evidence(fusion, one).image_BE for one in copies])
+        whiten_changes(fusion, evidence.image_BE, copy_CNE=copy_CNE, mate_P2=pair_mates(cluster_N))
+        return fusion, config, evidence
     both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
     if len(both) > 1:
         align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
     else:
         spread_projections(fusion, evidence, features.has_image_B, features.has_text_B)
     return fusion, config, evidence
+
+
+def pair_mates(cluster_N: np.ndarray) -> np.ndarray:
+    """Pairs of rows (P, 2) of one cluster: each row and the next, in a ring; a cluster of one has none."""
+    order_N = np.argsort(cluster_N, kind="stable")
+    _, start_C, size_C = np.unique(cluster_N[order_N], return_index=True, return_counts=True)
+    following_N = np.arange(1, len(order_N) + 1)
+    following_N[start_C + size_C - 1] = start_C
+    paired_N2 = np.stack([order_N, order_N[following_N]], axis=1)
+    return paired_N2[paired_N2[:, 0] != paired_N2[:, 1]]
+
+
+def assemble_evidence(fusion: Fusion, features: Features) -> Evidence:
+    """The evidence of rows that the heads have not seen."""
+    image_BS, text_BR = (torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR))
+    with torch.no_grad():
+        image_BO, text_BL = fusion.image_head(image_BS), fusion.text_head(text_BR)
+        return fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL)
 
 
 def find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import track
 
 from cbir.classes import Classes
+from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
-from cbir.features import keep_modalities, load_features, select_rows
+from cbir.features import CACHE, keep_modalities, load_features, select_rows
 from cbir.finetune import FAULTS, tune_towers
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Fusion, FusionConfig, order_dimensions
@@ -39,6 +40,7 @@ from cbir.towers.text import build_text
 from cbir.towers.visual import build_visual
 
 LEAST_ITEMS = 16
+COPIES = 2  # changed copies of each picture, where pictures are all there is
 PATIENCE = 3  # epochs without a better one, after which the first fit stops
 TRUST_RATE = 10  # the few weights that decide on trust learn faster, for they start at zero alone
 History = list[dict[str, Any]]
@@ -80,6 +82,7 @@ def train(
     shutil.rmtree(partial, ignore_errors=True)
     export_towers(visual, text, partial)
     towers = Towers(partial)
+    known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
     catalogue = _Catalogue(
         ingested=ingested,
         items=items,
@@ -87,11 +90,11 @@ def train(
         features=load_features(items, towers_folder=partial),
         towers=towers,
         classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
+        known=known,
+        copies=_copy_pictures(items.take(known), towers_folder=partial, seed=params.seed),
     )
-    fusion, config, history = _choose_epochs(catalogue, rows["train"], validation=rows["validation"], params=params)
-    known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
-    if len(rows["validation"]) and history:
-        fusion, config = _refit(catalogue, known, epochs=find_best(history) + 1, params=params)
+    fit = _solve_changes if catalogue.copies else _fit_epochs
+    fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
     order_dimensions(fusion, _embed_views(fusion, select_rows(catalogue.features, known)))
     save_fusion(fusion, config, towers.shapes, folder=partial)
     write_json(partial / "history.json", history)
@@ -101,7 +104,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class _Catalogue:
-    """What every fit draws its rows from."""
+    """What every fit draws its rows from; ``copies`` are of the pictures of the rows ``known``, where there are any."""
 
     ingested: Path
     items: pa.Table
@@ -109,6 +112,20 @@ class _Catalogue:
     features: Features
     towers: Towers
     classes: Classes
+    known: np.ndarray
+    copies: list[Features]
+
+    def select_copies(self, rows: np.ndarray) -> list[Features]:
+        """Copies of the pictures of the given rows, all of which are known."""
+        return [select_rows(one, np.searchsorted(self.known, rows)) for one in self.copies]
+
+
+def _copy_pictures(items: pa.Table, *, towers_folder: Path, seed: int) -> list[Features]:
+    """What a catalogue without words and labels learns from; nothing where there are any."""
+    if not is_bare(items):
+        return []
+    seeds = range(COPIES * seed, COPIES * (seed + 1))
+    return [load_copies(items, seed=one, towers_folder=towers_folder, cache=CACHE) for one in seeds]
 
 
 def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, np.ndarray]]:
@@ -118,6 +135,32 @@ def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, 
     row = {id_: n for n, id_ in enumerate(table["id"])}
     order = [row[id_] for id_ in items["id"].to_pylist()]
     return items, {name: np.array(table[name])[order] for name in ("split", "cluster")}
+
+
+def _solve_changes(
+    catalogue: _Catalogue, rows: np.ndarray, *, validation: np.ndarray, params: TrainParams
+) -> tuple[Fusion, FusionConfig, History]:
+    """Learn from pictures alone, in closed form: training by gradient on top made it worse (docs/benchmarks.md).
+
+    The history has one row: how well copies find the validation pictures by what was learned without them.
+    """
+    history: History = []
+    if len(validation) > 1:
+        fusion = _Fit(catalogue, rows, params=params).fusion.eval()
+        asked, searched = catalogue.select_copies(validation)[0], select_rows(catalogue.features, validation)
+        history.append({"epoch": 0, **_check_copies(fusion, asked, searched)})
+    fit = _Fit(catalogue, catalogue.known, params=params)
+    return fit.fusion.eval(), fit.config, history
+
+
+def _fit_epochs(
+    catalogue: _Catalogue, rows: np.ndarray, *, validation: np.ndarray, params: TrainParams
+) -> tuple[Fusion, FusionConfig, History]:
+    """Choose the number of epochs on validation, then train on all known items for as long."""
+    fusion, config, history = _choose_epochs(catalogue, rows, validation=validation, params=params)
+    if len(validation) and history:
+        fusion, config = _refit(catalogue, catalogue.known, epochs=find_best(history) + 1, params=params)
+    return fusion, config, history
 
 
 def _choose_epochs(
@@ -165,6 +208,7 @@ class _Fit:
             classes=catalogue.classes,
             shapes=catalogue.towers.shapes,
             params=params,
+            copies=catalogue.select_copies(rows),
         )
         relative = RelativeWords(self.data, pairs, towers=catalogue.towers)
         self.objective = Objective(self.fusion, self.data, evidence=evidence, relative=relative, params=params)
@@ -223,6 +267,16 @@ def _check(fusion: Fusion, features: Features, labels: list[list[str]]) -> dict[
     precision = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1))
     figures = {"hit@10": hits, "map": precision}
     means = {name: float(values.mean()) if len(values) else 0.0 for name, values in figures.items()}
+    return means | {"validation": sum(means.values()) / 2}
+
+
+def _check_copies(fusion: Fusion, copies: Features, pictures: Features) -> dict[str, float]:
+    """How well changed copies find their pictures; ``validation`` is the mean of both figures."""
+    with torch.inference_mode():
+        asked, searched = (run_fusion(fusion, features).numpy() for features in (copies, pictures))
+    found = sort_relevance(compare_vectors(asked, searched, fusion.similarity), np.eye(len(searched), dtype=bool))
+    precision = average_precision(found, total_Q=np.ones(len(found)))
+    means = {"hit@10": float(hit_at_k(found, k=10).mean()), "map": float(precision.mean())}
     return means | {"validation": sum(means.values()) / 2}
 
 

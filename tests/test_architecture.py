@@ -20,6 +20,7 @@ LAYERS = {
         "fusion",
         "encoder",
         "feature_store",
+        "copies",
         "features",
         "fusing",
         "start",

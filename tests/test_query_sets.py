@@ -27,6 +27,7 @@ def gallery() -> Gallery:
         labels=[["red"], ["red", "round"], ["blue"], []],
         captions=["red", "red ball", "blue", None],
         images=[b""] * ROWS,
+        copies=None,
         features=Features(
             image_BS=np.zeros((ROWS, SHAPES.visual.summary), np.float32),
             text_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),

@@ -29,7 +29,7 @@ def write_encoder(folder: Path, *, name: str) -> Path:
         ),
         text=TextShape(width=len(WORDS) + 1, blocks=((len(WORDS) + 1, 1.0),), max_tokens=16),
     ).save(folder)
-    write_json(folder / CONFIG, {"similarity": "cosine", "dimensions": DIMENSIONS, "name": name})
+    write_json(folder / CONFIG, {"similarity": "cosine", "dimensions": DIMENSIONS, "words": len(WORDS), "name": name})
     vocabulary = {"[UNK]": 0} | {word: n for n, word in enumerate(WORDS, start=1)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -12,6 +12,7 @@ METRICS = ("map", "mrr", "ndcg@10", "hit@1", "hit@10", "recall@10", "precision@1
 QUERIES = {
     "text_to_image": "Words search pictures: the item's own picture is relevant",
     "image_to_text": "A picture searches words: the item's own words are relevant",
+    "copy": "A changed copy of a picture searches pictures: the picture is relevant",
     "label": "An item searches items: those that share a label are relevant",
     "duplicate": "A picture searches pictures: its near duplicates and variants are relevant",
     "golden": "Golden queries search all items as the index holds them",

@@ -1,0 +1,200 @@
+"""What the flows cost beside the work itself: ``python -m benchmarks.flows WORKSPACE``, with a live release in it.
+
+Works on copies of the workspace, which stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from PIL import Image, ImageOps
+
+from benchmarks.__main__ import describe_machine
+from flows.stages import run_dvc
+
+NEW_SHARE = 0.01
+RELEASE_TASKS = (
+    "register the release",
+    "publish the index table",
+    "check the release",
+    "compare with the champion",
+    "decide",
+    "write the model card",
+    "promote",
+    "clean up",
+)
+
+
+def main() -> None:
+    """Measure, and print one Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--server", action="store_true", help="with a Prefect server running, as for a schedule")
+    chosen = parser.parse_args()
+    workspace = chosen.workspace.resolve()
+    with tempfile.TemporaryDirectory(dir=workspace.parent) as scratch, contextlib.ExitStack() as stack:
+        if chosen.server:
+            stack.enter_context(serve(Path(scratch) / "server"))
+        rows = [
+            measure_nothing(copy_workspace(workspace, Path(scratch) / "nothing")),
+            measure_refresh(copy_workspace(workspace, Path(scratch) / "refresh")),
+            measure_overhead(workspace, Path(scratch)),
+        ]
+    print(f"Machine: {describe_machine()}. Load average at the end: {os.getloadavg()[0]:.1f}.\n")
+    print("| what | measured | how |\n|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+@contextlib.contextmanager
+def serve(home: Path) -> Iterator[None]:
+    """A Prefect server on loopback, for the commands that are run meanwhile."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    home.mkdir()
+    os.environ |= {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    start = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with (home / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            start, env=os.environ | {"PREFECT_API_URL": ""}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
+                break
+            time.sleep(0.5)
+        yield
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def copy_workspace(workspace: Path, to: Path) -> Path:
+    """A copy to change."""
+    print(f"copying to {to.name}", file=sys.stderr)
+    return shutil.copytree(workspace, to, ignore=shutil.ignore_patterns(".venv"))
+
+
+def measure_nothing(workspace: Path) -> list[str]:
+    """`retrain` where nothing changed, and what it computed."""
+    before = list_kept(workspace)
+    seconds = []
+    for _ in range(3):
+        with clock(seconds):
+            answer = json.loads(run_command(workspace, "retrain"))
+        assert answer["outcome"] == "unchanged", answer
+    computed = len(list_kept(workspace) - before)
+    return [
+        "retrain with nothing to do",
+        f"{statistics.median(seconds):.1f} s, {computed} images embedded",
+        "median of 3",
+    ]
+
+
+def measure_refresh(workspace: Path) -> list[str]:
+    """`refresh` after one in a hundred pictures came, and again with nothing new, against embedding all anew."""
+    rows = json.loads((workspace / "data/embedded/embedded.json").read_text())["rows"]
+    count = round(NEW_SHARE * rows)
+    run_command(workspace, "data", "import", str(draw_mirrored(workspace, count=count)), "--name", "mirrored")
+    taken: list[float] = []
+    for expected in (count, 0):
+        with clock(taken):
+            answer = json.loads(run_command(workspace, "refresh", "--json"))
+        assert answer["embedded"] == answer["added"] == expected, answer
+    with tempfile.TemporaryDirectory() as empty, clock(taken):  # a folder without a cache of the towers' outputs
+        shutil.copy(workspace / "params.yaml", empty)
+        stage = ["cbir.embed", workspace / "data/ingested", workspace / "data/encoder", Path(empty) / "out"]
+        subprocess.run([sys.executable, "-m", *map(str, stage)], cwd=empty, check=True, capture_output=True)
+    new, nothing, whole = taken
+    return [
+        f"refresh with {count} new of {rows} pictures",
+        f"{new:.1f} s, with nothing new {nothing:.1f} s; the stage `embed` for all {whole:.1f} s",
+        "each a command, from start to end; nothing kept for the stage",
+    ]
+
+
+def measure_overhead(workspace: Path, scratch: Path) -> list[str]:
+    """`retrain` after another seed, less `dvc repro` by hand and the tasks that release."""
+    by_hand, by_flow = (copy_workspace(workspace, scratch / name) for name in ("by_hand", "by_flow"))
+    for copy in (by_hand, by_flow):
+        params = yaml.safe_load((copy / "params.yaml").read_text())
+        params["train"]["seed"] += 1
+        (copy / "params.yaml").write_text(yaml.safe_dump(params))
+    taken: list[float] = []
+    with clock(taken):
+        run_dvc(by_hand, "repro")
+    with clock(taken):
+        run_command(by_flow, "retrain", ok=(0, 3, 4))
+    tasks = read_tasks(by_flow)
+    release = sum(seconds for name, seconds in tasks if name.startswith(RELEASE_TASKS))
+    hand, flow = taken
+    print("\n".join(f"{seconds:7.2f} {name}" for name, seconds in tasks), file=sys.stderr)
+    return [
+        "retrain with another seed, beside its work",
+        f"{flow - hand - release:.1f} s: {flow:.1f} s, of it {hand:.1f} s `dvc repro` and {release:.1f} s releasing",
+        "the command, less the same stages by hand in a copy and the release tasks' own time",
+    ]
+
+
+def read_tasks(workspace: Path) -> list[tuple[str, float]]:
+    """Name and seconds of the task runs of the last flow run, in their order."""
+    query = """SELECT task_run.name, (julianday(task_run.end_time) - julianday(task_run.start_time)) * 86400
+        FROM task_run JOIN flow_run ON flow_run.id = task_run.flow_run_id
+        WHERE flow_run.start_time = (SELECT MAX(start_time) FROM flow_run) ORDER BY task_run.start_time"""
+    home = Path(os.environ.get("PREFECT_HOME", workspace / ".prefect"))
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def draw_mirrored(workspace: Path, *, count: int) -> Path:
+    """Mirror images of the first pictures of the workspace, each with a caption, in a folder beside it."""
+    folder = workspace / "mirrored"
+    folder.mkdir()
+    pictures = sorted(path for path in (workspace / "data/raw").rglob("*.png"))[:count]
+    for number, path in enumerate(pictures):
+        ImageOps.mirror(Image.open(path).convert("RGBA")).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"mirror image number {number}")
+    return folder
+
+
+def list_kept(workspace: Path) -> set[Path]:
+    """Files of tower outputs that the workspace keeps: whatever is computed adds one."""
+    return set((workspace / ".cbir/features").glob("*.npz"))
+
+
+def run_command(workspace: Path, *arguments: str, ok: tuple[int, ...] = (0,)) -> str:
+    """What `cbir-ops` prints in the workspace, run as a user would."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "cbir-ops", *arguments], cwd=workspace, capture_output=True, text=True
+    )
+    assert done.returncode in ok, done.stderr
+    return done.stdout
+
+
+@contextlib.contextmanager
+def clock(seconds: list[float]) -> Iterator[None]:
+    """Append how long the block took."""
+    start = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
