@@ -30,7 +30,7 @@ from flows.gate import (
     read_json,
 )
 from flows.notices import check_block, tell_failure, tell_outcome
-from flows.stages import STAGES, read_data_revision, read_rows_revision
+from flows.stages import STAGES, read_data_revision, read_rows_revision, select_stages
 from flows.standing import compare_live, summarise_run, was_left
 
 
@@ -133,8 +133,9 @@ def retrain(workspace: str) -> dict[str, Any]:
     changes = look_for_changes(workspace)
     if changes:
         logger.info("changed: %s", ", ".join(changes))
-        version_data(workspace)
-        for stage in STAGES:
+        if not set(changes) <= set(STAGES):
+            version_data(workspace)
+        for stage in select_stages(changes):
             run_stage(workspace, stage)
             if stage == "split" and keep_split(workspace):
                 run_stage(workspace, stage)  # with itself as an input now; it comes out as it was

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,15 @@ def find_changes(workspace: Path) -> list[str]:
         return [POINTER.as_posix()]
     lines = run_dvc(workspace, "status", "--json")
     return sorted(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
+
+
+def select_stages(changes: Sequence[str]) -> tuple[str, ...]:
+    """The stages from the first changed one on; a pointer that changed changes the first.
+
+    Those before are as they were, and DVC, which is a process each time, need not be asked about them.
+    """
+    places = [STAGES.index(name) if name in STAGES else 0 for name in changes]
+    return STAGES[min(places, default=len(STAGES)) :]
 
 
 def has_remote(workspace: Path) -> bool:

@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cbir.errors import StageError
 from cbir.registry import Registry
 from cbir.workspace import locate_index
-from flows.stages import run_dvc
+from flows.stages import STAGES, run_dvc, select_stages
 from flows.standing import find_current
 
 
@@ -60,11 +60,25 @@ def test_a_fault_of_the_users_is_not_tried_again(live: Path, prefect_server: str
     assert {kind for kind, _ in read_states(prefect_server, live)} == {"FAILED"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "run"),
+    [
+        ([], ()),
+        (["evaluate"], ("evaluate",)),
+        (["embed", "train"], ("train", "embed", "evaluate")),
+        (["data/raw.dvc"], STAGES),
+        (["data/kept/split.parquet.dvc", "train"], STAGES),
+    ],
+)
+def test_stages_before_the_first_changed_one_are_left_alone(changes: list[str], run: tuple[str, ...]) -> None:
+    assert select_stages(changes) == run
+
+
 @pytest.mark.slow
 def test_a_mistake_of_ours_keeps_its_traceback(live: Path, prefect_server: str) -> None:
     module = live / "flows" / "stages.py"
     module.write_text(module.read_text() + "\n\ndef has_remote(workspace):\n    raise RuntimeError('ours')\n")
-    retries = live / "flows" / "retrain.py"
+    retries = live / "flows" / "data.py"
     retries.write_text(retries.read_text().replace("retries=2, retry_delay_seconds=[2, 10]", "retries=0"))
     done = cbir(live, "retrain", PREFECT_API_URL=prefect_server)
     assert (done.returncode, "Traceback" in done.stderr) == (1, True)
