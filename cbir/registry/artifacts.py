@@ -104,7 +104,14 @@ def follow_workspace(database: Path, artifacts: Path) -> None:
             return
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (before,) in rows:
-            if before != own and before.startswith("file:") and before.endswith(f"/{artifacts.name}"):
+            if before != own and _lie_here(connection, before, artifacts):
                 for table, column in PLACES:
                     change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ? || '%'"
                     connection.execute(change, (own, len(before) + 1, before))
+
+
+def _lie_here(connection: sqlite3.Connection, before: str, artifacts: Path) -> bool:
+    """Whether what the database says lies in ``before`` lies in ``artifacts``: the files of its first run do."""
+    query = "SELECT substr(artifact_uri, ?) FROM runs WHERE artifact_uri LIKE ? || '/%' ORDER BY start_time LIMIT 1"
+    found = connection.execute(query, (len(before) + 2, before)).fetchone()
+    return before.startswith("file:") and found is not None and (artifacts / found[0]).exists()
