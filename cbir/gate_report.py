@@ -49,7 +49,10 @@ def format_decision(document: dict[str, Any]) -> str:
 
 
 def format_markdown(document: dict[str, Any], *, link: str | None) -> str:
-    """A table of the rules, for Prefect's pages; ``link`` is the release's page in MLflow."""
+    """What kept a release from going live, and a table of all rules, for Prefect's pages.
+
+    ``link`` is the release's page in MLflow.
+    """
     name = f"release {document['release']}"
     rows = [
         "| {} | {} | {} | {} | {} | {} |".format(
@@ -67,6 +70,8 @@ def format_markdown(document: dict[str, Any], *, link: str | None) -> str:
             f"# {OUTCOMES[document['verdict']]}: {f'[{name}]({link})' if link else name}",
             f"against {_name(document['champion'])}, {document['at'][:19]}. The same in a terminal: "
             f"`cbir-ops gate --explain --release {document['release']}`",
+            "",
+            *(f"- {reason}" for reason in list_reasons(document)),
             "",
             "| | rule | observed | interval | threshold | |",
             "|---|---|---|---|---|---|",

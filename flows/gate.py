@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 import yaml
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_, ReleaseError
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
-from cbir.gate_report import format_markdown, list_reasons
 from cbir.index_check import check_index
 from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
 from cbir.promotion import open_registry
@@ -28,6 +25,7 @@ from cbir.records import read_table, write_json, write_table
 from cbir.registry import Registry, Release, flatten_metrics
 from cbir.workspace import locate_index
 from flows.faults import may_pass
+from flows.pages import show_decision
 
 EMBEDDED = Path("data/embedded/embedded.json")
 SPLIT_EVIDENCE = "split.parquet"
@@ -185,7 +183,7 @@ def decide_release(workspace: str, key: str) -> str:
         "key": make_gate_key(root, champion),
     }
     registry.record_gate(release, [folder / GATE, *scores], tags=tags)
-    _show(document, release)
+    show_decision(document, release, metrics=read_json(root / "metrics.json"))
     return decision.verdict
 
 
@@ -213,18 +211,6 @@ def _gather(root: Path, folder: Path) -> Evidence:
         index=IndexFigures(**read_json(folder / INDEX)),
         contest=Contest(**contest),
         pairs=list_pairs(read_table(folder / SCORES, made_by="evaluate")) if (folder / SCORES).exists() else [],
-    )
-
-
-def _show(document: dict[str, Any], release: Release) -> None:
-    """Tell the log and Prefect's pages what was decided."""
-    logger = get_run_logger()
-    for reason in list_reasons(document):
-        logger.warning("%s: %s", document["verdict"], reason)
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    link = f"{server}/#/models/{release.name}/versions/{release.version}" if server.startswith("http") else None
-    create_markdown_artifact(
-        key="gate", markdown=format_markdown(document, link=link), description=f"release {release.version}"
     )
 
 
