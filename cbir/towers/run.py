@@ -52,7 +52,7 @@ class Towers:
             ort.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
             for name in (VISUAL_ONNX, TEXT_ONNX)
         )
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._threads = ThreadPoolExecutor(_count_cores())
         self._tokenizer = open_tokenizer(folder, max_tokens=self.shapes.text.max_tokens)
 
     def map(self, work: Callable[[A], B], rows: Sequence[A]) -> list[B]:
@@ -83,6 +83,11 @@ class Towers:
         longest = max(mask.shape[1] for mask in masks)
         tokens_BTW, mask_BT = (np.concatenate([_pad(part, longest) for part in parts]) for parts in (tokens, masks))
         return tokens_BTW, mask_BT, np.concatenate(summaries)
+
+
+def _count_cores() -> int:
+    """Cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cut(rows: Sequence[A]) -> list[Sequence[A]]:
