@@ -52,10 +52,21 @@ def test_items_that_the_workspace_trains_on_are_counted(released: Path, live: Pa
     assert found.metrics["label"]["fused_both"]["queries"] == 48
 
 
-def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> None:
+def test_pictures_alone_are_asked_for_by_changed_copies_of_them(live: Path, tmp_path: Path) -> None:
     bare = draw_others(tmp_path / "bare", captions=False)
+    found = evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live)
+    assert set(found.metrics) == {"counts", "copy"}
+    assert found.metrics["copy"]["fused"]["queries"] == 12
+    assert "A changed copy of a picture" in found.page.read_text()
+
+
+def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> None:
+    others = draw_others(tmp_path / "others", captions=False)
+    for number, picture in enumerate(sorted(others.iterdir())):
+        (others / f"class {number}").mkdir()
+        picture.rename(others / f"class {number}" / picture.name)
     with pytest.raises(SourceError, match="give them captions, labels or groups"):
-        evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live)
+        evaluate_outside(str(others), encoder_folder=live / "data/encoder", workspace=live)
 
 
 def test_a_release_that_is_not_live_is_refused(live: Path) -> None:
