@@ -15,9 +15,10 @@ import torch
 from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
-from cbir.fusion import Evidence, Fusion, FusionConfig, align_projections, spread_projections, whiten_changes
+from cbir.fusion import Evidence, Fusion, FusionConfig
 from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
+from cbir.projections import align_projections, spread_projections, whiten_changes
 from cbir.towers.shape import GRID_CELLS, TowerShapes
 
 WORDS = 512

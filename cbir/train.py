@@ -26,10 +26,11 @@ from cbir.errors import CbirError, TrainingError
 from cbir.features import CACHE, keep_modalities, load_features, select_rows
 from cbir.finetune import FAULTS, tune_towers
 from cbir.fusing import run_fusion, save_fusion
-from cbir.fusion import Fusion, FusionConfig, order_dimensions
+from cbir.fusion import Fusion, FusionConfig
 from cbir.metrics import average_precision, encode_labels, find_best, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
+from cbir.projections import order_dimensions
 from cbir.records import read_items, read_relative, read_table, write_json
 from cbir.similarity import compare_vectors
 from cbir.start import start_fusion

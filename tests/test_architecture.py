@@ -18,6 +18,7 @@ LAYERS = {
         "rows",
         "towers",
         "fusion",
+        "projections",
         "encoder",
         "feature_store",
         "copies",

@@ -15,8 +15,9 @@ from PIL import Image
 from cbir.copies import change_pictures, is_bare
 from cbir.encoder import Encoder
 from cbir.fusing import build_fusion
-from cbir.fusion import FusionConfig, whiten_changes
+from cbir.fusion import FusionConfig
 from cbir.images import decode_png, encode_png
+from cbir.projections import whiten_changes
 from cbir.start import pair_mates
 from cbir.towers.shape import GRID_CELLS
 
