@@ -26,6 +26,21 @@ LossName = Literal[
     "supervised_contrastive",
     "multi_similarity",
 ]
+SECTIONS = (
+    "ingest",
+    "validate",
+    "split",
+    "towers",
+    "finetune",
+    "train",
+    "embed",
+    "evaluate",
+    "release",
+    "gate",
+    "tune",
+    "schedule",
+    "notify",
+)
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -239,11 +254,15 @@ def load_section(path: Path, name: str, section: type[S]) -> S:
     """Read section ``name`` of the params file as ``section``.
 
     Raises:
-        ParamsError: the file is missing, or a key or value is not one of ``section``'s.
+        ParamsError: the file is missing, a key or value is not one of ``section``'s, or a section's name is misspelt.
     """
     if not path.exists():
         raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
     document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    for other in document:  # a workspace may have sections of its own, but hardly one that is called almost like ours
+        near = difflib.get_close_matches(str(other), SECTIONS, n=1, cutoff=0.8)
+        if near and other not in SECTIONS:
+            raise ParamsError(f"params.yaml: {other}: unknown section; did you mean {near[0]}?")
     try:
         return TypeAdapter(section).validate_python(document.get(name) or {})
     except PydanticError as error:

@@ -5,14 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cbir.errors import ParamsError
+from cbir.params import SECTIONS as KNOWN
 from cbir.params import (
+    EmbedParams,
     EvaluateParams,
+    FineTuneParams,
+    GateParams,
     IngestParams,
+    NotifyParams,
     ReleaseParams,
+    ScheduleParams,
     SplitParams,
+    TowerParams,
     TrainParams,
+    TuneParams,
     ValidateParams,
     load_section,
 )
@@ -22,6 +31,13 @@ SECTIONS = {
     "ingest": IngestParams,
     "validate": ValidateParams,
     "split": SplitParams,
+    "towers": TowerParams,
+    "finetune": FineTuneParams,
+    "embed": EmbedParams,
+    "gate": GateParams,
+    "tune": TuneParams,
+    "schedule": ScheduleParams,
+    "notify": NotifyParams,
     "train": TrainParams,
     "evaluate": EvaluateParams,
     "release": ReleaseParams,
@@ -71,3 +87,19 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "split:", "train: {epochs: 1}"])
 def test_an_absent_section_means_its_defaults(tmp_path: Path, text: str) -> None:
     assert load_section(write(tmp_path, text), "split", SplitParams) == SplitParams()
+
+
+@pytest.mark.parametrize(("name", "meant"), [("trian", "train"), ("notfy", "notify"), ("realease", "release")])
+def test_a_misspelt_section_names_the_one_that_was_meant(tmp_path: Path, name: str, meant: str) -> None:
+    path = write(tmp_path, f"{name}: {{}}")
+    with pytest.raises(ParamsError, match=f"{name}: unknown section; did you mean {meant}"):
+        load_section(path, "split", SplitParams)
+
+
+def test_a_section_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, "shop: {currency: EUR}\nsplit: {test: 0.3}")
+    assert load_section(path, "split", SplitParams).test == 0.3
+
+
+def test_every_section_of_our_own_file_is_known() -> None:
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) == set(KNOWN) == set(SECTIONS)
