@@ -19,10 +19,11 @@ from benchmarks.timing import format_rate, format_time, time_call, time_in_turns
 from cbir.encoder import Encoder, Features
 from cbir.features import load_features
 from cbir.fusing import build_fusion, make_tokens, save_fusion
-from cbir.fusion import Evidence, Fusion, FusionConfig, Tokens
+from cbir.fusion import Fusion, FusionConfig, Tokens
 from cbir.images import encode_png, load_query_image
 from cbir.objective import Objective, RelativeWords, TrainingData
 from cbir.params import TowerParams, TrainParams
+from cbir.start import assemble_evidence
 from cbir.towers.export import export_towers
 from cbir.towers.run import Towers, normalise_pixels, open_tokenizer
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -98,7 +99,7 @@ def measure_step() -> list[list[str]]:
         torch.optim.AdamW(model.parameters(), lr=1e-4) for model in (ours_model, bare_model)
     )
     batch, rng = np.arange(BATCH), np.random.default_rng(0)
-    evidence = _assemble(bare_model, features)
+    evidence = assemble_evidence(bare_model, features)
     yes, no = torch.ones(BATCH).bool(), torch.zeros(BATCH).bool()
     views = [replace(make_tokens(features), has_image_B=i, has_text_B=t) for i, t in ((yes, no), (no, yes), (yes, yes))]
     target = torch.arange(BATCH)
@@ -134,15 +135,7 @@ def _make_objective(fusion: Fusion, features: Features, *, params: TrainParams) 
     )
     data = TrainingData(items, features, rows=np.arange(BATCH), cluster=np.arange(BATCH), most_labels=LABELS)
     relative = RelativeWords(data, [], towers=None)  # type: ignore[arg-type]  # asked for words alone
-    return Objective(fusion, data, evidence=_assemble(fusion, features), relative=relative, params=params)
-
-
-def _assemble(fusion: Fusion, features: Features) -> Evidence:
-    image_BS, text_BR = (torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR))
-    with torch.no_grad():
-        return fusion.assemble(
-            image_BS, text_BR, image_BO=fusion.image_head(image_BS), text_BL=fusion.text_head(text_BR)
-        )
+    return Objective(fusion, data, evidence=assemble_evidence(fusion, features), relative=relative, params=params)
 
 
 def _measure_shapes() -> TowerShapes:

@@ -141,7 +141,7 @@ def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, 
 def _solve_changes(
     catalogue: _Catalogue, rows: np.ndarray, *, validation: np.ndarray, params: TrainParams
 ) -> tuple[Fusion, FusionConfig, History]:
-    """Learn from pictures alone, in closed form: training by gradient on top made it worse (docs/benchmarks.md).
+    """Learn from pictures alone, in closed form: training by gradient lost more than it gained (docs/benchmarks.md).
 
     The history has one row: how well copies find the validation pictures by what was learned without them.
     """

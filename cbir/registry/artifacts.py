@@ -106,12 +106,12 @@ def follow_workspace(database: Path, artifacts: Path) -> None:
         for (before,) in rows:
             if before != own and _lie_here(connection, before, artifacts):
                 for table, column in PLACES:
-                    change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ? || '%'"
-                    connection.execute(change, (own, len(before) + 1, before))
+                    change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                    connection.execute(change, (own, len(before) + 1, len(before), before))
 
 
 def _lie_here(connection: sqlite3.Connection, before: str, artifacts: Path) -> bool:
     """Whether what the database says lies in ``before`` lies in ``artifacts``: the files of its first run do."""
-    query = "SELECT substr(artifact_uri, ?) FROM runs WHERE artifact_uri LIKE ? || '/%' ORDER BY start_time LIMIT 1"
-    found = connection.execute(query, (len(before) + 2, before)).fetchone()
+    query = "SELECT substr(artifact_uri, ?) FROM runs WHERE substr(artifact_uri, 1, ?) = ? ORDER BY start_time LIMIT 1"
+    found = connection.execute(query, (len(before) + 2, len(before) + 1, f"{before}/")).fetchone()
     return before.startswith("file:") and found is not None and (artifacts / found[0]).exists()
