@@ -172,6 +172,7 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
         text_landmarks=2048,
         label_shares=(0.3, 1.5),
         similarity="cosine",
+        late={},
     )
     return build_fusion(config, shapes).eval(), config
 

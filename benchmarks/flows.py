@@ -1,6 +1,7 @@
 """What the flows cost beside the work itself: ``python -m benchmarks.flows WORKSPACE``, with a live release in it.
 
-Works on copies of the workspace, which stays as it is.
+Works on copies of the workspace, which stays as it is. With ``--pictures N`` only ``refresh`` is measured, in a
+catalogue that first grows to N pictures by turned and mirrored copies of its own.
 """
 
 from __future__ import annotations
@@ -45,16 +46,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--server", action="store_true", help="with a Prefect server running, as for a schedule")
+    parser.add_argument("--pictures", type=int, metavar="N", help="measure `refresh` alone, among N pictures")
     chosen = parser.parse_args()
     workspace = chosen.workspace.resolve()
     with tempfile.TemporaryDirectory(dir=workspace.parent) as scratch, contextlib.ExitStack() as stack:
         if chosen.server:
             stack.enter_context(serve(Path(scratch) / "server"))
-        rows = [
-            measure_nothing(copy_workspace(workspace, Path(scratch) / "nothing")),
-            measure_refresh(copy_workspace(workspace, Path(scratch) / "refresh")),
-            measure_overhead(workspace, Path(scratch)),
-        ]
+        refreshed = copy_workspace(workspace, Path(scratch) / "refresh")
+        if chosen.pictures:
+            rows = [measure_refresh(refreshed, pictures=chosen.pictures)]
+        else:
+            rows = [
+                measure_nothing(copy_workspace(workspace, Path(scratch) / "nothing")),
+                measure_refresh(refreshed),
+                measure_overhead(workspace, Path(scratch)),
+            ]
     print(f"Machine: {describe_machine()}. Load average at the end: {os.getloadavg()[0]:.1f}.\n")
     print("| what | measured | how |\n|---|---|---|")
     for row in rows:
@@ -108,24 +114,31 @@ def measure_nothing(workspace: Path) -> list[str]:
     ]
 
 
-def measure_refresh(workspace: Path) -> list[str]:
+def measure_refresh(workspace: Path, *, pictures: int = 0) -> list[str]:
     """`refresh` after one in a hundred pictures came, and again with nothing new, against embedding all anew."""
     rows = json.loads((workspace / "data/embedded/embedded.json").read_text())["rows"]
+    if pictures > rows:
+        add_pictures(workspace, "grown", count=pictures - rows)
+        rows = json.loads(run_command(workspace, "refresh", "--json"))["rows"]
     count = round(NEW_SHARE * rows)
-    run_command(workspace, "data", "import", str(draw_mirrored(workspace, count=count)), "--name", "mirrored")
+    add_pictures(workspace, "new", count=count)
     taken: list[float] = []
     for expected in (count, 0):
         with clock(taken):
             answer = json.loads(run_command(workspace, "refresh", "--json"))
         assert answer["embedded"] == answer["added"] == expected, answer
-    with tempfile.TemporaryDirectory() as empty, clock(taken):  # a folder without a cache of the towers' outputs
+    with tempfile.TemporaryDirectory(dir=workspace.parent) as empty:  # without a cache of the towers' outputs
         shutil.copy(workspace / "params.yaml", empty)
-        stage = ["cbir.embed", workspace / "data/ingested", workspace / "data/encoder", Path(empty) / "out"]
-        subprocess.run([sys.executable, "-m", *map(str, stage)], cwd=empty, check=True, capture_output=True)
+        run_stage(Path(empty), "cbir.ingest", workspace / "data/raw", Path(empty) / "ingested")
+        with clock(taken):
+            run_stage(
+                Path(empty), "cbir.embed", Path(empty) / "ingested", workspace / "data/encoder", Path(empty) / "out"
+            )
     new, nothing, whole = taken
     return [
-        f"refresh with {count} new of {rows} pictures",
-        f"{new:.1f} s, with nothing new {nothing:.1f} s; the stage `embed` for all {whole:.1f} s",
+        f"refresh with {count} new of {answer['rows']:,} pictures",
+        f"{new:.1f} s, {new / whole:.1%} of {whole:.1f} s that the stage `embed` takes for all; "
+        f"with nothing new {nothing:.1f} s",
         "each a command, from start to end; nothing kept for the stage",
     ]
 
@@ -163,20 +176,29 @@ def read_tasks(workspace: Path) -> list[tuple[str, float]]:
         return database.execute(query).fetchall()
 
 
-def draw_mirrored(workspace: Path, *, count: int) -> Path:
-    """Mirror images of the first pictures of the workspace, each with a caption, in a folder beside it."""
-    folder = workspace / "mirrored"
+def add_pictures(workspace: Path, name: str, *, count: int) -> None:
+    """Import copies of the workspace's pictures, each turned otherwise, with a caption, as the source ``name``."""
+    print(f"drawing {count} pictures", file=sys.stderr)
+    folder = workspace / name
     folder.mkdir()
-    pictures = sorted(path for path in (workspace / "data/raw").rglob("*.png"))[:count]
-    for number, path in enumerate(pictures):
-        ImageOps.mirror(Image.open(path).convert("RGBA")).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"mirror image number {number}")
-    return folder
+    pictures = sorted(path for path in (workspace / "data/raw").rglob("*.png") if path.parent.name != name)
+    for number in range(count):
+        with Image.open(pictures[number % len(pictures)]) as picture:
+            angle = 5 + 10 * (number // len(pictures)) + (3 if name == "new" else 0)
+            ImageOps.mirror(picture.convert("RGBA")).rotate(angle).save(folder / f"{number}.png", compress_level=1)
+        (folder / f"{number}.txt").write_text(f"{name} picture number {number}")
+    run_command(workspace, "data", "import", str(folder), "--name", name)
+    shutil.rmtree(folder)
 
 
 def list_kept(workspace: Path) -> set[Path]:
     """Files of tower outputs that the workspace keeps: whatever is computed adds one."""
     return set((workspace / ".cbir/features").glob("*.npz"))
+
+
+def run_stage(folder: Path, module: str, *paths: Path) -> None:
+    """One stage by hand, in a folder with params.yaml."""
+    subprocess.run([sys.executable, "-m", module, *map(str, paths)], cwd=folder, check=True, capture_output=True)
 
 
 def run_command(workspace: Path, *arguments: str, ok: tuple[int, ...] = (0,)) -> str:

@@ -21,11 +21,9 @@ from scipy.spatial.distance import cdist
 from skimage.feature import local_binary_pattern
 
 from cbir.ranks import ScoreRows
+from cbir.towers.shape import GABOR_ANGLES, GABOR_SCALES, NEIGHBOURS
 
-NEIGHBOURS = 8  # of a local binary pattern, at a radius of one pixel
 GABOR_SIDE = 128  # pixels
-GABOR_SCALES = ((2.0, 4.0), (4.0, 8.0), (6.0, 16.0))  # width of the envelope and wavelength, pixels
-GABOR_ANGLES = 6
 KEYPOINTS = 200
 LEAST_MATCHES = 4
 TOLERANCE = 4.0  # pixels that a match may be off
@@ -97,6 +95,12 @@ class Verifier:
         found = _map(lambda key: count_agreeing(self._keypoints[key[0]], self._keypoints[key[1]]), todo)
         self._known |= dict(zip(todo, found, strict=True))
         return [self._known[key] for key in keys]
+
+
+def look_again(picture: Image.Image, others: Sequence[Image.Image]) -> list[int]:
+    """How many keypoints of ``picture`` are found in each of the others, in one arrangement."""
+    own, *theirs = _map(lambda image: find_keypoints(np.asarray(image.convert("L"))), [picture, *others])
+    return list(_map(lambda keypoints: count_agreeing(own, keypoints), theirs))
 
 
 def count_agreeing(one: Keypoints, other: Keypoints) -> int:

@@ -58,6 +58,7 @@ def query(
     image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"label = 'food-drink/food-fruit'\".")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Put first what shows the same thing as --image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     gallery: Annotated[bool, typer.Option("--html", help="Write a gallery and open it.")] = False,
 ) -> None:
@@ -65,13 +66,14 @@ def query(
     from cbir.search import Searcher
 
     workspace = find_workspace()
-    hits = Searcher.open(workspace).query(text=text, image=image, k=k, where=where)
+    hits = Searcher.open(workspace).query(text=text, image=image, k=k, where=where, verify=verify)
     if as_json:
         rows = [{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         for hit in hits:
-            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {hit.caption}  [{hit.label}]")
+            seen = "" if hit.agreeing is None else f"  {hit.agreeing} places agree"
+            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {hit.caption}  [{hit.label}]{seen}")
     if gallery:
         from cbir.report import render_gallery, write_page
 

@@ -19,7 +19,7 @@ from cbir.towers.shape import GRID_CELLS, TowerShapes
 
 def build_fusion(config: FusionConfig, shapes: TowerShapes, *, dropout: float = 0.0) -> Fusion:
     """A fusion module with the sizes of ``config``, over the summaries of the towers."""
-    return Fusion(config, visual_blocks=shapes.visual.blocks, text_blocks=shapes.text.blocks, dropout=dropout)
+    return Fusion(config, visual=shapes.visual, text=shapes.text, dropout=dropout)
 
 
 def run_fusion(fusion: Fusion, features: Features) -> torch.Tensor:

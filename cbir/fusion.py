@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbir.classes import NamedClasses
-from cbir.kernel import Blocks, KernelHead
+from cbir.kernel import KernelHead
+from cbir.late import LateFusion
 from cbir.similarity import Similarity
+from cbir.towers.shape import TextShape, VisualShape
 
 GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
@@ -36,9 +38,8 @@ class FusionConfig:
     """The sizes a fusion module is built with.
 
     ``words``: components of the text summary that are read off a picture; the first ``kept`` are part of the vector.
-    ``classes``: those that the visual tower can
-    name. ``label_shares``: length of the label part
-    where one modality is there, and where both are; the instance part has length 1.
+    ``classes``: those that the visual tower can name. ``label_shares``: length of the label part where one modality is
+    there, and where both are; the instance part has length 1. ``late``: shares of signals that are fused late.
     """
 
     visual_width: int
@@ -53,6 +54,7 @@ class FusionConfig:
     text_landmarks: int
     label_shares: tuple[float, float]
     similarity: Similarity
+    late: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +85,21 @@ class Tokens:
 class Fusion(nn.Module):
     """Tower outputs -> unit vectors; either modality may be missing in any row."""
 
-    turn_DD: torch.Tensor
-
     def __init__(
-        self, config: FusionConfig, *, visual_blocks: Blocks, text_blocks: Blocks, dropout: float = 0.0, heads: int = 4
+        self, config: FusionConfig, *, visual: VisualShape, text: TextShape, dropout: float = 0.0, heads: int = 4
     ) -> None:
         super().__init__()
         self.heads, self.label_shares = heads, config.label_shares
         self.similarity = config.similarity
         self.labels, self.words = config.labels, config.words
-        self.head_width, self.raw_from = visual_blocks[0][0], visual_blocks[0][0] + visual_blocks[1][0]
-        raw = sum(width for width, _ in visual_blocks) - visual_blocks[1][0]
+        self.head_width, self.raw_from = visual.blocks[0][0], visual.stages_from
+        raw = self.head_width + visual.summary - self.raw_from
         self.kept = config.kept
         width = config.dimensions - config.labels - config.kept
         outputs = config.labels + config.words
-        self.image_head = KernelHead(blocks=visual_blocks, landmarks=config.image_landmarks, outputs=outputs)
-        self.text_head = KernelHead(blocks=text_blocks, landmarks=config.text_landmarks, outputs=config.labels)
-        self.read_words = nn.Linear(sum(w for w, _ in text_blocks), config.words).requires_grad_(False)
+        self.image_head = KernelHead(blocks=visual.blocks, landmarks=config.image_landmarks, outputs=outputs)
+        self.text_head = KernelHead(blocks=text.blocks, landmarks=config.text_landmarks, outputs=config.labels)
+        self.read_words = nn.Linear(text.summary, config.words).requires_grad_(False)
         self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
         self.image = nn.Linear(outputs + raw, width)
         self.text = nn.Linear(outputs, width)
@@ -112,7 +112,9 @@ class Fusion(nn.Module):
         self.query = nn.Linear(width, ATTENTION)
         self.found = _zero_linear(ATTENTION, width)
         self.mix = _zero_residual(3 * width, width, dropout=dropout, dropout_in=0.0)
-        self.register_buffer("turn_DD", torch.eye(config.dimensions))
+        self.late = LateFusion(
+            shares=config.late, places=visual.signals, dimensions=config.dimensions, similarity=config.similarity
+        )
         self.trust = _zero_linear(outputs + config.labels, 1)
         self.hear = _zero_linear(2 * config.words, 2)
 
@@ -122,7 +124,8 @@ class Fusion(nn.Module):
             evidence = self.assemble(
                 image_BS, text_BR, image_BO=self.image_head(image_BS), text_BL=self.text_head(text_BR)
             )
-        return self.compose(self.blend(evidence, tokens=tokens), evidence, tokens=tokens)
+        fused_BD = self.compose(self.blend(evidence, tokens=tokens), evidence, tokens=tokens)
+        return self.late(fused_BD, image_BS, has_image_B=tokens.has_image_B)
 
     def assemble(
         self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, image_BO: torch.Tensor, text_BL: torch.Tensor
@@ -179,7 +182,7 @@ class Fusion(nn.Module):
         alone, both = self.label_shares
         share_B1 = alone + (both - alone) * (tokens.has_image_B & tokens.has_text_B)[:, None]
         whole_BD = torch.cat([share_B1 * self.judge_labels(evidence, tokens=tokens), instance_BD], dim=1)
-        return self._finish(whole_BD) @ self.turn_DD
+        return self._finish(whole_BD)
 
     def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""

@@ -32,7 +32,10 @@ RELEASE_TABLE = re.compile(r"release_v(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One answer: ``score`` is by the encoder's similarity, higher is better; ``thumbnail`` is a JPEG."""
+    """One answer: ``score`` is by the encoder's similarity, higher is better; ``thumbnail`` is a JPEG.
+
+    ``agreeing``: places of the query's picture that were found in this one, where that was looked at.
+    """
 
     id: str
     score: float
@@ -41,6 +44,7 @@ class Hit:
     source_path: str
     attributes: dict[str, Any]
     thumbnail: bytes
+    agreeing: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
 S = TypeVar("S")
+LateSignal = Literal["tower", "histogram", "patterns", "gabor"]
 LossName = Literal[
     "info_nce",
     "sigmoid",
@@ -122,7 +123,8 @@ class TrainParams:
     """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 
     ``label_share_alone``, ``label_share_both``: length of a vector's label part where one modality is there, and where
-    both are, beside an instance part of length 1.
+    both are, beside an instance part of length 1. ``late``: of signals of a picture that need no training, the score
+    that each counts beside the encoder's 1; see ``cbir/late.py``.
     """
 
     dimensions: int = Field(512, ge=16, le=2048)
@@ -137,6 +139,7 @@ class TrainParams:
     relative_weight: float = Field(1.0, ge=0)
     label_share_alone: float = Field(0.3, ge=0)
     label_share_both: float = Field(1.5, ge=0)
+    late: dict[LateSignal, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     dropout: float = Field(0.5, ge=0, lt=1)
     seed: int = 0
 

@@ -1,6 +1,6 @@
-"""Where a fusion's projections start, in closed form, and how its dimensions are ordered at the end.
+"""Where a fusion's projections start, in closed form.
 
-Shapes: N items, P pairs of them, C copies of each, E evidence, K directions, D dimensions.
+Shapes: N items, P pairs of them, C copies of each, E evidence, K directions.
 """
 
 from __future__ import annotations
@@ -13,17 +13,6 @@ from cbir.fusion import Evidence, Fusion
 
 WITHIN_RIDGE = 0.1  # of the covariance of what changes do, as a share of its mean variance
 MATES_WEIGHT = 0.05  # of what near duplicates and variants differ in, beside what changes do
-
-
-def order_dimensions(fusion: Fusion, vector_ND: torch.Tensor) -> None:
-    """Turn the space so that its first dimensions say most of ``vector_ND``, and leave every comparison as it is.
-
-    The first 64 or 128 then do on their own (as those of Kusupati et al. 2022, Matryoshka representation learning): of
-    all of that number the principal directions keep most of the vectors' dot products (Eckart & Young 1936).
-    """
-    vector_ND = vector_ND.double()
-    strength, directions = torch.linalg.eigh(vector_ND.T @ vector_ND)
-    fusion.turn_DD.copy_(fusion.turn_DD @ directions[:, strength.argsort(descending=True)].float())
 
 
 def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Tensor) -> None:

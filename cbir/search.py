@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
+
 from cbir.encoder import Encoder
-from cbir.errors import IndexError_, QueryError
+from cbir.errors import ImageError, IndexError_, QueryError
 from cbir.images import load_query_image
 from cbir.index import Hit, Index
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
 from cbir.workspace import locate_index
 
+VERIFIED = 20  # hits that are looked at again
+
 
 class Searcher:
     """The live release, open for queries."""
 
-    def __init__(self, *, release: Release, encoder: Encoder, index: Index) -> None:
-        """Pair an encoder with a table.
+    def __init__(self, *, release: Release, encoder: Encoder, index: Index, raw: Path) -> None:
+        """Pair an encoder with a table; ``raw`` is the folder with the items' own pictures, as far as they are there.
 
         Raises:
             IndexError_: the table's vectors come from another encoder.
@@ -28,6 +34,7 @@ class Searcher:
                 f"is encoder {encoder.fingerprint}; run `cbir-ops retrain` to publish it again."
             )
         self.release = release
+        self._raw = raw
         self._encoder = encoder
         self._index = index
 
@@ -48,7 +55,7 @@ class Searcher:
         """Open any release, live or not."""
         encoder = Encoder.load(registry.download_encoder(release))
         index = Index.open(uri=locate_index(workspace), table=release.table)
-        return cls(release=release, encoder=encoder, index=index)
+        return cls(release=release, encoder=encoder, index=index, raw=workspace / "data" / "raw")
 
     @property
     def rows(self) -> int:
@@ -60,11 +67,17 @@ class Searcher:
         """Whether words can be searched with."""
         return self._encoder.reads_words
 
-    def query(self, *, text: str | None, image: Path | None, k: int, where: str | None = None) -> list[Hit]:
+    def query(
+        self, *, text: str | None, image: Path | None, k: int, where: str | None = None, verify: bool = False
+    ) -> list[Hit]:
         """The ``k`` best hits for words, a picture, or both.
 
+        With ``verify`` the first 20 come in the order in which more places of the picture are found in them: what shows
+        the same thing before what is only like it.
+
         Raises:
-            QueryError: neither is given, the release reads no words, or ``where`` does not work.
+            QueryError: neither is given, there is no picture to verify, the release reads no words, or ``where`` does
+                not work.
             ImageError: the picture cannot be read.
         """
         text = text.strip() if text else None
@@ -77,4 +90,23 @@ class Searcher:
             )
         picture = load_query_image(image) if image else None
         vector_1D = self._encoder.encode([picture], [text])
-        return self._index.search(vector_1D[0], k=k, where=where)
+        if not verify:
+            return self._index.search(vector_1D[0], k=k, where=where)
+        if picture is None:
+            raise QueryError("--verify looks for the places of a picture; give --image FILE too.")
+        return self._verify(picture, self._index.search(vector_1D[0], k=max(k, VERIFIED), where=where))[:k]
+
+    def _verify(self, picture: Image.Image, hits: list[Hit]) -> list[Hit]:
+        """The first hits by the places that agree, those of equal number and all others as they were."""
+        from cbir.classical import look_again
+
+        agreeing = look_again(picture, [self._show(hit) for hit in hits[:VERIFIED]])
+        first = [replace(hit, agreeing=count) for hit, count in zip(hits, agreeing, strict=False)]
+        return sorted(first, key=lambda hit: -(hit.agreeing or 0)) + hits[VERIFIED:]
+
+    def _show(self, hit: Hit) -> Image.Image:
+        """The item's own picture, or its thumbnail where the file is not here."""
+        try:
+            return load_query_image(self._raw / hit.source_path)
+        except ImageError:
+            return Image.open(io.BytesIO(hit.thumbnail))

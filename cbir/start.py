@@ -84,11 +84,13 @@ def start_fusion(
         text_landmarks=len(text_head.landmark_MF),
         label_shares=(params.label_share_alone, params.label_share_both),
         similarity=params.similarity,
+        late={str(name): share for name, share in params.late.items()},
     )
     fusion = build_fusion(config, shapes, dropout=params.dropout)
     fusion.image_head, fusion.text_head = image_head, text_head
     _set_reader(fusion, words)
     _set_named(fusion, features, classes=classes)
+    fusion.late.fit(torch.from_numpy(features.image_BS[features.has_image_B]).float())
     evidence = fusion.assemble(
         torch.from_numpy(features.image_BS).float(),
         torch.from_numpy(features.text_BR).float(),

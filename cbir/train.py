@@ -27,10 +27,10 @@ from cbir.features import CACHE, keep_modalities, load_features, select_rows
 from cbir.finetune import FAULTS, tune_towers
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Fusion, FusionConfig
+from cbir.late import TEXTURES
 from cbir.metrics import average_precision, encode_labels, find_best, hit_at_k, share_labels, sort_relevance
 from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
-from cbir.projections import order_dimensions
 from cbir.records import read_items, read_relative, read_table, write_json
 from cbir.similarity import compare_vectors
 from cbir.start import start_fusion
@@ -70,7 +70,8 @@ def train(
     if len(rows["train"]) < LEAST_ITEMS:
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
     captions = [text for texts in items["captions"].take(rows["train"]).to_pylist() for text in texts or []]
-    visual, text = build_visual(tower_params), build_text(tower_params, captions=captions)
+    textured = not TEXTURES.isdisjoint(params.late)
+    visual, text = build_visual(tower_params, textured=textured), build_text(tower_params, captions=captions)
     if tune_params.epochs:
         key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
         one_space = tower_params.visual == tower_params.text
@@ -96,7 +97,7 @@ def train(
     )
     fit = _solve_changes if catalogue.copies else _fit_epochs
     fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
-    order_dimensions(fusion, _embed_views(fusion, select_rows(catalogue.features, known)))
+    fusion.late.order(_embed_views(fusion, select_rows(catalogue.features, known)))
     save_fusion(fusion, config, towers.shapes, folder=partial)
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)

@@ -19,6 +19,7 @@ LAYERS = {
         "towers",
         "fusion",
         "projections",
+        "late",
         "encoder",
         "feature_store",
         "copies",

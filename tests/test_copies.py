@@ -81,6 +81,7 @@ def test_a_projection_starts_blind_to_what_changes_do_and_keeps_what_pictures_di
         text_landmarks=2,
         label_shares=(0.3, 1.5),
         similarity="cosine",
+        late={},
     )
     fusion = build_fusion(config, SHAPES)
     width = fusion.image.in_features

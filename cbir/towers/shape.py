@@ -12,6 +12,11 @@ from cbir.records import write_json
 FILE = "towers.json"
 COLOUR_LEVELS = 7  # a channel
 COLOURS = COLOUR_LEVELS**3
+NEIGHBOURS = 8  # of a local binary pattern, at a radius of one pixel
+PATTERNS = NEIGHBOURS + 2  # those that are uniform, by their ones, and all others
+GABOR_SCALES = ((2.0, 4.0), (4.0, 8.0), (6.0, 16.0))  # width of the envelope and wavelength, pixels
+GABOR_ANGLES = 6
+ENERGIES = 2 * len(GABOR_SCALES) * GABOR_ANGLES
 GRID_SIDE = 3
 GRID_CELLS = 1 + GRID_SIDE**2
 Blocks = tuple[tuple[int, float], ...]  # width and weight of each
@@ -21,8 +26,8 @@ Blocks = tuple[tuple[int, float], ...]  # width and weight of each
 class VisualShape:
     """``mean``, ``deviation``: of pixels in [0, 1], which the tower wants taken out. ``width``: of a grid token.
 
-    The blocks of the summary are the pooled token, cells of a map (of width 0 where there are none), mean and deviation
-    of stages, and last the colour histogram.
+    The blocks of the summary are the pooled token, cells of a map (of width 0 where there are none), where it is
+    ``textured`` local binary patterns and Gabor energies, mean and deviation of stages, and last the colour histogram.
     """
 
     image_size: int
@@ -30,11 +35,27 @@ class VisualShape:
     deviation: tuple[float, float, float]
     width: int
     blocks: Blocks
+    textured: bool = False
 
     @property
     def summary(self) -> int:
         """Width of the summary."""
         return sum(width for width, _ in self.blocks)
+
+    @property
+    def stages_from(self) -> int:
+        """Where in the summary the stages begin, and after them the colours."""
+        return sum(width for width, _ in self.blocks[: 4 if self.textured else 2])
+
+    @property
+    def signals(self) -> dict[str, slice]:
+        """Where in the summary lies what says of the picture what is needed to compare it, with no training."""
+        head, outlines = (width for width, _ in self.blocks[:2])
+        places = {"tower": slice(0, head), "histogram": slice(self.summary - COLOURS, self.summary)}
+        if self.textured:
+            patterns = slice(head + outlines, head + outlines + PATTERNS)
+            places |= {"patterns": patterns, "gabor": slice(patterns.stop, patterns.stop + ENERGIES)}
+        return places
 
 
 @dataclass(frozen=True, kw_only=True)

