@@ -18,7 +18,7 @@ from rich.progress import track
 
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_, SourceError
-from cbir.features import CACHE, load_features
+from cbir.features import CACHE, iterate_features
 from cbir.index import Index
 from cbir.ingest import describe_item, list_raw, read_item
 from cbir.params import IngestParams, load_section
@@ -32,6 +32,7 @@ from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
+BATCH = 256  # items whose tower outputs are in memory at once
 Row = dict[str, Any]
 
 
@@ -197,7 +198,8 @@ def _embed(rows: list[Row], index: Index, folder: Path, cache: Path) -> list[np.
     if not rows:
         return []
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
-    vector_ND = encoder.fuse(load_features(items, towers_folder=folder, cache=cache))
+    blocks = iterate_features(items, towers_folder=folder, cache=cache, block_rows=BATCH)
+    vector_ND = np.concatenate([encoder.fuse(features) for features in blocks])
     return list(shorten_vectors(vector_ND, index.dimensions, encoder.similarity))
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +19,29 @@ from mlflow.tracking import MlflowClient
 from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.artifacts import Artifacts, follow_workspace
 from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
+from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
+from cbir.registry.release import MODEL, PINNED, REFRESHED, RELEASE_KEY, Release, make_key, read_release
+
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PINNED",
+    "WANTED",
+    "Registry",
+    "Release",
+    "find_tracking",
+    "flatten_metrics",
+    "make_key",
+]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-RELEASE_KEY = "release_key"
 WANTED = "wanted_at"  # when a run last registered what was registered already
-REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written before its commit
-PINNED = "pinned"  # why it is never cleaned up
 HISTORY = "history."
 GATE = "gate."
-MODEL = "model"  # folder of a run's artifacts
-ENCODER = "artifacts/encoder"  # of a model
 DATABASE = "mlflow.db"  # of the embedded registry, in the workspace
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release:
-    """An MLflow model version, and what search needs of it; ``tags`` are as they were when it was read."""
-
-    name: str
-    version: str
-    key: str
-    fingerprint: str
-    data_revision: str
-    encoder_uri: str
-    run_id: str
-    made: datetime
-    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def table(self) -> str:
-        """The index table: a function of the version, so that model and vectors cannot disagree."""
-        return f"release_v{self.version}"
-
-    @property
-    def encoder_path(self) -> str:
-        """The folder of its encoder among the artifacts of its run."""
-        whole = self.encoder_uri.rstrip("/").endswith(f"/{ENCODER}")
-        return f"{MODEL}/{ENCODER}" if whole else "encoder"  # as releases were before they were MLflow models
-
-    @property
-    def refresh(self) -> str | None:
-        """What the last refresh of its table did, or was about to do, as JSON; None where there was none."""
-        return self.tags.get(REFRESHED)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether it is never cleaned up."""
-        return PINNED in self.tags
 
 
 class Registry:
@@ -112,7 +83,7 @@ class Registry:
         flat = flatten_metrics(metrics)
         self._client.log_batch(
             run_id,
-            metrics=[Metric(_name_metric(name), value, stamp, 0) for name, value in flat.items()],
+            metrics=[Metric(name_metric(name), value, stamp, 0) for name, value in flat.items()],
             params=[Param("fingerprint", fingerprint), Param("data_revision", data_revision)],
         )
         self._log_model(run_id, encoder)
@@ -126,12 +97,12 @@ class Registry:
             run_id=run_id,
             tags={RELEASE_KEY: key, "fingerprint": fingerprint, "data_revision": data_revision} | dict(facts or {}),
         )
-        return _read_release(version)
+        return read_release(version)
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
         found = self._search(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
-        return _read_release(found[0]) if found else None
+        return read_release(found[0]) if found else None
 
     def find_champion(self) -> Release | None:
         """The release that is live, or None.
@@ -172,7 +143,7 @@ class Registry:
             RegistryError: the registry cannot be reached.
         """
         found = self._search(f"name = '{self.name}'")
-        releases = [_read_release(version) for version in found if RELEASE_KEY in version.tags]
+        releases = [read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
     def read_aliases(self) -> dict[str, str]:
@@ -183,7 +154,7 @@ class Registry:
     def read_metrics(self, release: Release) -> dict[str, float]:
         """The figures that a release was registered with, by their names in ``metrics.json``, dotted."""
         metrics = self._client.get_run(release.run_id).data.metrics
-        return {name.replace("_at_", "@"): value for name, value in metrics.items()}
+        return {read_metric_name(name): value for name, value in metrics.items()}
 
     def promote(
         self, release: Release, *, reason: str, now: datetime, by: str | None = None, action: str = PROMOTE
@@ -322,7 +293,7 @@ class Registry:
 
     def _find_alias(self, alias: str) -> Release | None:
         try:
-            return _read_release(self._client.get_model_version_by_alias(self.name, alias))
+            return read_release(self._client.get_model_version_by_alias(self.name, alias))
         except MlflowException as error:
             self._take_absence(error)
             return None
@@ -367,45 +338,9 @@ def _name_database(workspace: Path) -> str:
     return f"sqlite:///{workspace.resolve() / DATABASE}"
 
 
-def flatten_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Nested metrics as dotted names, e.g. ``label.fused_both.map``."""
-    flat: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            flat |= flatten_metrics(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = float(value)
-    return flat
-
-
 def _name_user() -> str:
     """Name of whoever runs this, or the number where it has no name, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # KeyError before Python 3.13
         return str(os.getuid())
-
-
-def _name_metric(name: str) -> str:
-    """MLflow allows no ``@`` in a metric's name."""
-    return name.replace("@", "_at_")
-
-
-def make_key(*parts: str) -> str:
-    """Key of a release: a hash of its encoder's fingerprint, its data revision and its rows revision."""
-    return hashlib.sha256(":".join(parts).encode()).hexdigest()[:16]
-
-
-def _read_release(version: Any) -> Release:
-    whole = version.source.rstrip("/").endswith("/encoder")  # as releases were before they were MLflow models
-    return Release(
-        name=version.name,
-        version=str(version.version),
-        key=version.tags[RELEASE_KEY],
-        fingerprint=version.tags["fingerprint"],
-        data_revision=version.tags["data_revision"],
-        encoder_uri=version.source if whole else f"{version.source}/{ENCODER}",
-        run_id=str(version.run_id),
-        made=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-        tags=dict(version.tags),
-    )
