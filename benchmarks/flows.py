@@ -20,12 +20,16 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import yaml
 from PIL import Image, ImageOps
 
 from benchmarks.__main__ import describe_machine
+from cbir.index import publish_table
+from cbir.promotion import open_registry
+from cbir.workspace import locate_index
 from flows.stages import run_dvc
 
 NEW_SHARE = 0.01
@@ -115,29 +119,33 @@ def measure_nothing(workspace: Path) -> list[str]:
 
 
 def measure_refresh(workspace: Path, *, pictures: int = 0) -> list[str]:
-    """`refresh` after one in a hundred pictures came, and again with nothing new, against embedding all anew."""
-    rows = json.loads((workspace / "data/embedded/embedded.json").read_text())["rows"]
-    if pictures > rows:
-        add_pictures(workspace, "grown", count=pictures - rows)
-        rows = json.loads(run_command(workspace, "refresh", "--json"))["rows"]
+    """`refresh` after one in a hundred pictures came, and again with nothing new, against embedding all anew.
+
+    Where there are fewer than ``pictures``, the live table first gets the rows of as many.
+    """
+    missing = pictures - json.loads((workspace / "data/embedded/embedded.json").read_text())["rows"]
+    if missing > 0:
+        add_pictures(workspace, "grown", count=missing)
+    taken: list[float] = []
+    with tempfile.TemporaryDirectory(dir=workspace.parent) as name:  # without a cache of the towers' outputs
+        ingested, embedded = (Path(name) / part for part in ("ingested", "embedded"))
+        shutil.copy(workspace / "params.yaml", name)
+        run_stage(Path(name), "cbir.ingest", workspace / "data/raw", ingested)
+        with clock(taken):
+            run_stage(Path(name), "cbir.embed", ingested, workspace / "data/encoder", embedded)
+        rows = json.loads((embedded / "embedded.json").read_text())["rows"]
+        table = open_registry(workspace).get_champion().table
+        publish_table(uri=locate_index(workspace), table=table, ingested=ingested, embedded=embedded)
     count = round(NEW_SHARE * rows)
     add_pictures(workspace, "new", count=count)
-    taken: list[float] = []
     for expected in (count, 0):
         with clock(taken):
             answer = json.loads(run_command(workspace, "refresh", "--json"))
         assert answer["embedded"] == answer["added"] == expected, answer
-    with tempfile.TemporaryDirectory(dir=workspace.parent) as empty:  # without a cache of the towers' outputs
-        shutil.copy(workspace / "params.yaml", empty)
-        run_stage(Path(empty), "cbir.ingest", workspace / "data/raw", Path(empty) / "ingested")
-        with clock(taken):
-            run_stage(
-                Path(empty), "cbir.embed", Path(empty) / "ingested", workspace / "data/encoder", Path(empty) / "out"
-            )
-    new, nothing, whole = taken
+    whole, new, nothing = taken
     return [
-        f"refresh with {count} new of {answer['rows']:,} pictures",
-        f"{new:.1f} s, {new / whole:.1%} of {whole:.1f} s that the stage `embed` takes for all; "
+        f"refresh with {count:,} new of {answer['rows']:,} pictures",
+        f"{new:.1f} s, {new / whole:.1%} of {whole:.1f} s that the stage `embed` takes for the others; "
         f"with nothing new {nothing:.1f} s",
         "each a command, from start to end; nothing kept for the stage",
     ]
@@ -181,14 +189,23 @@ def add_pictures(workspace: Path, name: str, *, count: int) -> None:
     print(f"drawing {count} pictures", file=sys.stderr)
     folder = workspace / name
     folder.mkdir()
-    pictures = sorted(path for path in (workspace / "data/raw").rglob("*.png") if path.parent.name != name)
-    for number in range(count):
-        with Image.open(pictures[number % len(pictures)]) as picture:
-            angle = 5 + 10 * (number // len(pictures)) + (3 if name == "new" else 0)
-            ImageOps.mirror(picture.convert("RGBA")).rotate(angle).save(folder / f"{number}.png", compress_level=1)
-        (folder / f"{number}.txt").write_text(f"{name} picture number {number}")
+    sources = [source for source in (workspace / "data/raw").iterdir() if source.name not in ("grown", "new")]
+    own = sorted(path for source in sources for path in source.rglob("*.png"))
+    first = 3 if name == "new" else 5  # degrees: no picture of one source is one of the other
+    drawn = [(own[n % len(own)], folder / f"{n}.png", first + 10 * (n // len(own))) for n in range(count)]
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(turn_picture, *zip(*drawn, strict=True), chunksize=100))
+    lines = [{"file_name": f"{n}.png", "caption": f"{name} picture number {n}"} for n in range(count)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     run_command(workspace, "data", "import", str(folder), "--name", name)
     shutil.rmtree(folder)
+
+
+def turn_picture(path: Path, to: Path, angle: int) -> None:
+    """Write the mirror image of a picture, turned by ``angle`` degrees, at the size that towers take."""
+    with Image.open(path) as picture:
+        picture.thumbnail((224, 224))
+        ImageOps.mirror(picture.convert("RGBA")).rotate(angle).save(to, compress_level=1)
 
 
 def list_kept(workspace: Path) -> set[Path]:

@@ -38,8 +38,9 @@ def embed(ingested: Path, encoder: Path, out: Path, *, params: EmbedParams) -> i
             "train.dimensions."
         )
     items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
-    blocks = [loaded.fuse(features) for features in iterate_features(items, towers_folder=encoder, block_rows=BATCH)]
-    vector_ND = shorten_vectors(np.concatenate(blocks), dimensions, loaded.similarity)
+    blocks = iterate_features(items, towers_folder=encoder, block_rows=BATCH, towers=loaded.towers)
+    vectors = [loaded.fuse(features) for features in blocks]
+    vector_ND = shorten_vectors(np.concatenate(vectors), dimensions, loaded.similarity)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), dimensions)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -35,10 +35,18 @@ def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, 
 
 
 def iterate_features(
-    items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, block_rows: int = BLOCK
+    items: pa.Table,
+    *,
+    towers_folder: Path,
+    cache: Path = CACHE,
+    block_rows: int = BLOCK,
+    towers: Towers | None = None,
 ) -> Iterator[Features]:
-    """The same block by block, in order, so that a whole catalogue need not fit in memory."""
-    towers = Towers(towers_folder)
+    """The same block by block, in order, so that a whole catalogue need not fit in memory.
+
+    ``towers`` are those of the folder, where they are open already.
+    """
+    towers = towers or Towers(towers_folder)
     store = FeatureStore(cache, towers=hash_files([towers_folder / name for name in FILES]))
     starts = range(0, items.num_rows, block_rows)
     for start in track(starts, description="towers", console=Console(stderr=True)):

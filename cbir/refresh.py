@@ -198,7 +198,7 @@ def _embed(rows: list[Row], index: Index, folder: Path, cache: Path) -> list[np.
     if not rows:
         return []
     items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
-    blocks = iterate_features(items, towers_folder=folder, cache=cache, block_rows=BATCH)
+    blocks = iterate_features(items, towers_folder=folder, cache=cache, block_rows=BATCH, towers=encoder.towers)
     vector_ND = np.concatenate([encoder.fuse(features) for features in blocks])
     return list(shorten_vectors(vector_ND, index.dimensions, encoder.similarity))
 
