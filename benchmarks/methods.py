@@ -34,7 +34,10 @@ COLUMNS = (
     ("label", "fused_both", "map"),
     ("label", "fused_image", "map"),
     ("text_to_image", "fused", "hit@10"),
+    ("relative_indexed", "fused_both", "hit@1"),
+    ("duplicate", "fused", "map"),
 )
+RIVALLED = (("label", "fused_both"), ("duplicate", "fused"))  # columns of systems that are not trained
 RANDOM = "random weights"
 
 
@@ -56,6 +59,10 @@ def list_methods() -> list[Method]:
     losses = ("sigmoid", "triplet_semihard", "triplet_hardest", "contrastive", "supervised_contrastive")
     methods += [Method(name=f"loss: {name}", train=TrainParams(loss=name)) for name in (*losses, "multi_similarity")]
     methods += [Method(name=f"similarity: {name}", train=TrainParams(similarity=name)) for name in ("dot", "euclidean")]
+    methods += [
+        Method(name=f"fused late: {name}", train=TrainParams(late={name: 0.1}))
+        for name in ("tower", "histogram", "patterns", "gabor")
+    ]
     methods.append(Method(name="no labels in training", train=TrainParams(label_weight=0.0)))
     methods.append(Method(name="no relative captions in training", train=TrainParams(relative_weight=0.0)))
     methods += [
@@ -136,7 +143,11 @@ def score_rivals(encoder: Encoder, gallery: Gallery) -> Iterator[list[str]]:
             answers.setdefault(system, {})[query_set.name] = measured
     for system, found in answers.items():
         if "label" in found:
-            yield [f"not trained: {system}", "", _format(found["label"], "map"), "-", "-", "-"]
+            cells = [
+                _format(found.get(query_set), figure) if (query_set, ours) in RIVALLED else "-"
+                for query_set, ours, figure in COLUMNS
+            ]
+            yield [f"not trained: {system}", "", *cells, "-"]
 
 
 def _format(answers: Answers | None, figure: str) -> str:
