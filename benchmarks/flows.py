@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -193,7 +194,7 @@ def add_pictures(workspace: Path, name: str, *, count: int) -> None:
     own = sorted(path for source in sources for path in source.rglob("*.png"))
     first = 3 if name == "new" else 5  # degrees: no picture of one source is one of the other
     drawn = [(own[n % len(own)], folder / f"{n}.png", first + 10 * (n // len(own))) for n in range(count)]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(turn_picture, *zip(*drawn, strict=True), chunksize=100))
     lines = [{"file_name": f"{n}.png", "caption": f"{name} picture number {n}"} for n in range(count)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -23,3 +23,9 @@ def connect_rows(edges: Edges, *, count: int) -> np.ndarray:
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(count, count))
     label_N = connected_components(graph, directed=False)[1]
     return np.unique(np.unique(label_N, return_index=True)[1][label_N], return_inverse=True)[1]
+
+
+def number_twins(texts: Sequence[str | None], pictures: Sequence[str]) -> np.ndarray:
+    """Numbers of items, int (N,), equal where the text or the picture's hash is; items without a text share none."""
+    told = [text or f"\0{n}" for n, text in enumerate(texts)]
+    return connect_rows(find_equals(told) + find_equals(pictures), count=len(told))

@@ -15,7 +15,6 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
-from cbir.clusters import connect_rows, find_equals
 from cbir.encoder import Features, compute_features
 from cbir.feature_store import FeatureStore, pad_tokens
 from cbir.images import decode_png
@@ -84,12 +83,6 @@ def keep_modalities(features: Features, *, image: bool, text: bool) -> Features:
 def first_captions(items: pa.Table) -> list[str | None]:
     """The text of each item: its first caption, or None."""
     return [captions[0] if captions else None for captions in items["captions"].to_pylist()]
-
-
-def number_twins(items: pa.Table) -> np.ndarray:
-    """Numbers of ``items``, int (N,), equal where the text or the picture is."""
-    texts = [text or f"\0{n}" for n, text in enumerate(first_captions(items))]
-    return connect_rows(find_equals(texts) + find_equals(items["sha256"].to_pylist()), count=items.num_rows)
 
 
 def _name_items(items: pa.Table) -> list[str]:

@@ -33,8 +33,9 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from cbir.augment import Batch, Collate, Pictures
+from cbir.clusters import number_twins
 from cbir.errors import TrainingError
-from cbir.features import first_captions, number_twins
+from cbir.features import first_captions
 from cbir.images import decode_png
 from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
@@ -298,7 +299,7 @@ def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
     return Captioned(
         images=chosen["image"].to_pylist(),
         texts=first_captions(chosen),
-        code_N=number_twins(chosen),
+        code_N=number_twins(first_captions(chosen), chosen["sha256"].to_pylist()),
         ids=chosen["id"].to_pylist(),
     )
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
+from cbir.clusters import number_twins
 from cbir.encoder import Features
-from cbir.features import keep_modalities, number_twins, replace_words, select_rows
+from cbir.features import first_captions, keep_modalities, replace_words, select_rows
 from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
@@ -44,7 +45,7 @@ class TrainingData:
         self.label_NL = encode_labels(items["labels"].to_pylist())
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster[rows]
-        self.code_N = number_twins(items)
+        self.code_N = number_twins(first_captions(items), items["sha256"].to_pylist())
         labels = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(items["labels"].to_pylist())]
         self.label_code_N = np.unique(labels, return_inverse=True)[1]
 

@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
-BATCH = 256  # items whose tower outputs are in memory at once
+BATCH = 256  # items that are compared by one task, and whose tower outputs are in memory at once
 Row = dict[str, Any]
 
 
@@ -128,9 +129,11 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) ->
     """
     changes = Changes()
     listed = list_raw(raw)
+    blocks = [listed[start : start + BATCH] for start in range(0, len(listed), BATCH)]  # a task an item takes longer
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(lambda entry: _read_changed(*entry, marks=marks, params=params), listed)
-        for row in track(read, total=len(listed), description="compare", console=Console(stderr=True)):
+        read = pool.map(lambda block: [_read_changed(*entry, marks=marks, params=params) for entry in block], blocks)
+        done = track(read, total=len(blocks), description="compare", console=Console(stderr=True))
+        for row in chain.from_iterable(done):
             if "reason" not in row and row["id"] in changes.unchanged:
                 row = row | {"reason": "the id is there already"}
             if "reason" in row:
