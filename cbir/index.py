@@ -220,9 +220,21 @@ class Index:
 
     def read_marks(self) -> dict[str, Marks]:
         """The hashes of every row, by its id; None in tables without."""
-        names = [SHA256, TEXT_HASH, ROW_HASH] if self.marked else []
-        found = self._table.search().select(["id", *names]).limit(max(self.rows, 1)).to_arrow().to_pylist()
-        return {row["id"]: Marks(**{name: row.get(name) for name in (SHA256, TEXT_HASH, ROW_HASH)}) for row in found}
+        names = [SHA256, TEXT_HASH, ROW_HASH]
+        found = self._read_columns(["id", *names] if self.marked else ["id"])
+        ids = found["id"].to_pylist()
+        hashes = [found[name].to_pylist() if self.marked else [None] * len(ids) for name in names]
+        return {
+            id_: Marks(sha256=sha256, text_hash=text, row_hash=row)
+            for id_, sha256, text, row in zip(ids, *hashes, strict=True)
+        }
+
+    def read_ids(self) -> set[str]:
+        """The ids of every row."""
+        return set(self._read_columns(["id"])["id"].to_pylist())
+
+    def _read_columns(self, names: Sequence[str]) -> pa.Table:
+        return self._table.search().select(list(names)).limit(max(self.rows, 1)).to_arrow()
 
     def read_vectors(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Vectors of the rows with these ids."""

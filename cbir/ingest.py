@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from cbir.records import (
 from cbir.texts import clean_caption
 
 Row = dict[str, Any]
+encode_attributes = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
@@ -86,7 +86,7 @@ def _read_list(path: Path) -> Iterator[Row]:
     """The rows of one source, whole: a key that is left out has ``RawItem``'s default."""
     try:
         for row in read_jsonl(path):
-            yield asdict(RawItem(**row))
+            yield vars(RawItem(**row))
     except (ValueError, TypeError) as error:
         raise SourceError(f"{path} has a malformed line ({error}); import the source again.") from None
 
@@ -129,7 +129,7 @@ def describe_item(folder: Path, item: Row) -> Row:
         "labels": item["labels"],
         "group": item["group"] or item["id"],
         "given_split": item["split"],
-        "attributes": json.dumps(item["attributes"], sort_keys=True, ensure_ascii=False),
+        "attributes": encode_attributes(item["attributes"]),
     }
 
 

@@ -8,7 +8,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
-BATCH = 256  # items that are compared by one task, and whose tower outputs are in memory at once
+BATCH = 256  # items whose tower outputs are in memory at once
 Row = dict[str, Any]
 
 
@@ -129,33 +128,39 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) ->
     """
     changes = Changes()
     listed = list_raw(raw)
-    blocks = [listed[start : start + BATCH] for start in range(0, len(listed), BATCH)]  # a task an item takes longer
+    console = Console(stderr=True)
+    known = [_find_known(*entry, marks=marks) for entry in track(listed, description="compare", console=console)]
+    fresh = [entry for entry, row in zip(listed, known, strict=True) if row is None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(lambda block: [_read_changed(*entry, marks=marks, params=params) for entry in block], blocks)
-        done = track(read, total=len(blocks), description="compare", console=Console(stderr=True))
-        for row in chain.from_iterable(done):
-            if "reason" not in row and row["id"] in changes.unchanged:
-                row = row | {"reason": "the id is there already"}
-            if "reason" in row:
-                changes.refused.append(f"{row['source_path']}: {row['reason']}")
-            elif "image" not in row:
-                changes.unchanged.add(row["id"])
-            else:
-                (changes.changed if row["id"] in marks else changes.added).append(row)
+        done = pool.map(lambda entry: read_item(*entry, params=params), fresh)
+        read = iter(list(track(done, total=len(fresh), description="read", console=console)) if fresh else [])
+    for row in (next(read) if row is None else row for row in known):
+        if "reason" not in row and row["id"] in changes.unchanged:
+            row = row | {"reason": "the id is there already"}
+        if "reason" in row:
+            changes.refused.append(f"{row['source_path']}: {row['reason']}")
+        elif "image" not in row:
+            changes.unchanged.add(row["id"])
+        else:
+            (changes.changed if row["id"] in marks else changes.added).append(row)
     changes.deleted = sorted(set(marks) - changes.ids)
     if not changes.ids:
         raise SourceError(f"None of {len(listed)} pictures can be used; the first: {changes.refused[0]}.")
     return changes
 
 
-def _read_changed(folder: Path, item: Row, *, marks: dict[str, Marks], params: IngestParams) -> Row:
-    """The item, with its picture only where the table's row is not of it any more."""
+def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks]) -> Row | None:
+    """The item without its picture, where the table's row is of it as it is; else None, and it has to be read.
+
+    Small files are hashed faster one by one than by threads, and by the name than by a ``Path`` for each.
+    """
     row = describe_item(folder, item)
     try:
-        row["sha256"] = hashlib.sha256((folder / item["file_name"]).read_bytes()).hexdigest()
+        with open(f"{folder}/{item['file_name']}", "rb") as file:
+            row["sha256"] = hashlib.sha256(file.read()).hexdigest()
     except OSError:
-        return read_item(folder, item, params=params)  # says what is wrong with it
-    return row if marks.get(row["id"]) == mark_item(row) else read_item(folder, item, params=params)
+        return None
+    return row if marks.get(row["id"]) == mark_item(row) else None
 
 
 def _check_deleted(changes: Changes, marks: dict[str, Marks], *, most_deleted: float) -> None:
@@ -219,7 +224,7 @@ def _commit(
     counts = {name: len(getattr(changes, name)) for name in ("added", "changed", "deleted")}
     registry.record_refresh(release, json.dumps(facts | counts))
     index.merge(rows, delete=changes.deleted)
-    if index.rows != len(changes.ids) or set(index.read_marks()) != changes.ids:
+    if index.rows != len(changes.ids) or index.read_ids() != changes.ids:
         got = index.rows
         index.restore(before)
         raise IndexError_(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ ADDED = {SHA256: pa.string(), TEXT_HASH: pa.string(), ROW_HASH: pa.string(), REF
 HIDDEN = ("vector", "thumbnail", TEXT_HASH, ROW_HASH)  # of no use to who searches
 HASHED = ("id", "source", "source_path", "captions", "original_captions", "labels", "group", "attributes", SHA256)
 SCALARS = (str, int, float, bool)
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ def mark_item(item: dict[str, Any]) -> Marks:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(_encode(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def build_rows(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refreshed_at: str | None) -> pa.Table:
@@ -95,7 +98,7 @@ def _build_columns(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refr
         "source_path": items["source_path"],
         "group": items["group"],
         "attributes": items["attributes"],
-        "thumbnail": pa.array([_make_thumbnail(image) for image in items["image"].to_pylist()], pa.binary()),
+        "thumbnail": pa.array(_make_thumbnails(items["image"].to_pylist()), pa.binary()),
         SHA256: pa.array([mark.sha256 for mark in marks], pa.string()),
         TEXT_HASH: pa.array([mark.text_hash for mark in marks], pa.string()),
         ROW_HASH: pa.array([mark.row_hash for mark in marks], pa.string()),
@@ -123,6 +126,11 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
 def _fit_int64(values: list[Any]) -> bool:
     """A number of over 64 bits, such as a long article number, is searchable as the nearest float."""
     return all(value is None or -(2**63) <= value < 2**63 for value in values)
+
+
+def _make_thumbnails(images: list[bytes]) -> list[bytes]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside the interpreter's lock
+        return list(pool.map(_make_thumbnail, images))
 
 
 def _make_thumbnail(png: bytes) -> bytes:
