@@ -155,7 +155,7 @@ class EmbedParams:
 class EvaluateParams:
     """``k``: the cut-offs of hit@k, recall@k, precision@k and ndcg@k. ``seed``: of the bootstrap.
 
-    ``slices``: ``label``, ``has_caption``, ``size``, or any attribute of the items; one with fewer than
+    ``slices``: ``label``, ``source``, ``has_caption``, ``size``, or any attribute of the items; one with fewer than
     ``least_queries`` queries is counted and not scored.
     """
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from cbir.answers import Answers, find_fused, find_intervals, select_queries
 from cbir.errors import ParamsError
 
-COLUMNS = ["id", "captions", "labels", "attributes", "width", "height"]
+COLUMNS = ["id", "source", "captions", "labels", "attributes", "width", "height"]
 THIRDS = ("smallest third", "middle third", "largest third")
 MOST_VALUES = 12  # of a column of numbers; one that has more is cut into thirds
 MOST_NAMED = 50  # slices with too few queries that are named; more are counted
@@ -25,7 +25,7 @@ Slices = dict[str, Any]
 
 
 def slice_items(items: pa.Table, name: str) -> list[list[str]]:
-    """The slices that each item is in, by ``label`` (its top level), ``has_caption``, ``size`` or an attribute.
+    """The slices of each item: by ``label`` (its top level), ``source``, ``has_caption``, ``size`` or an attribute.
 
     Sizes, and numbers of many values, are cut into thirds of the items; an item without the attribute is in ``none``.
 
@@ -35,6 +35,8 @@ def slice_items(items: pa.Table, name: str) -> list[list[str]]:
     match name:
         case "label":
             return [sorted({label.split("/")[0] for label in row}) or [ABSENT] for row in items["labels"].to_pylist()]
+        case "source":
+            return [[source] for source in items["source"].to_pylist()]
         case "has_caption":
             return [["yes" if row else "no"] for row in items["captions"].to_pylist()]
         case "size":
@@ -47,7 +49,7 @@ def slice_items(items: pa.Table, name: str) -> list[list[str]]:
 def list_names(items: pa.Table) -> list[str]:
     """What ``items`` can be sliced by."""
     attributes = {key for text in items["attributes"].to_pylist() for key in json.loads(text)}
-    return ["label", "has_caption", "size", *sorted(attributes)]
+    return ["label", "source", "has_caption", "size", *sorted(attributes)]
 
 
 def _slice_by_attribute(rows: Sequence[dict[str, Any]], name: str, *, known: Sequence[str]) -> list[list[str]]:

@@ -18,6 +18,7 @@ def build_items(**columns: list[Any]) -> pa.Table:
     count = len(next(iter(columns.values())))
     defaults: dict[str, list[Any]] = {
         "id": [f"s/{n}" for n in range(count)],
+        "source": ["s"] * count,
         "captions": [["words"]] * count,
         "labels": [[]] * count,
         "attributes": ["{}"] * count,
@@ -43,6 +44,10 @@ def test_labels_slice_by_their_top_level_and_may_overlap() -> None:
     assert slice_items(items, "label") == [["food", "plant"], ["food"], ["none"]]
 
 
+def test_items_slice_by_the_source_they_came_from() -> None:
+    assert slice_items(build_items(source=["photos", "icons"]), "source") == [["photos"], ["icons"]]
+
+
 def test_captions_slice_by_whether_there_are_some() -> None:
     assert slice_items(build_items(captions=[["words"], [], None]), "has_caption") == [["yes"], ["no"], ["no"]]
 
@@ -64,7 +69,7 @@ def test_attributes_slice_by_value_and_numbers_of_many_values_by_thirds() -> Non
 
 
 def test_an_attribute_that_no_item_has_is_named_with_those_that_there_are() -> None:
-    with pytest.raises(ParamsError, match=r"'prise', which no item has; use label, has_caption, size, price"):
+    with pytest.raises(ParamsError, match=r"'prise', which no item has; use label, source, has_caption, size, price"):
         slice_items(build_items(attributes=['{"price": 3}']), "prise")
 
 
