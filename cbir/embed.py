@@ -14,7 +14,7 @@ from cbir.encoder import Encoder
 from cbir.errors import CbirError, ParamsError
 from cbir.features import iterate_features
 from cbir.params import EmbedParams, load_section
-from cbir.records import read_items, write_json, write_table
+from cbir.records import count_blocks, iterate_items, read_items, write_json, write_table
 from cbir.similarity import shorten_vectors
 
 BATCH = 256
@@ -37,14 +37,15 @@ def embed(ingested: Path, encoder: Path, out: Path, *, params: EmbedParams) -> i
             f"params.yaml: embed.dimensions: the encoder has {loaded.dimensions}; take no more, or raise "
             "train.dimensions."
         )
-    items = read_items(ingested, columns=["id", "image", "captions", "sha256"])
-    blocks = iterate_features(items, towers_folder=encoder, block_rows=BATCH, towers=loaded.towers)
-    vectors = [loaded.fuse(features) for features in blocks]
+    blocks = iterate_items(ingested, columns=["image", "captions", "sha256"], rows=BATCH)
+    count = count_blocks(ingested, rows=BATCH)
+    parts = iterate_features(blocks, count=count, towers_folder=encoder, towers=loaded.towers)
+    vectors = [loaded.fuse(features) for features in parts]
     vector_ND = shorten_vectors(np.concatenate(vectors), dimensions, loaded.similarity)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), dimensions)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    table = pa.table({"id": items["id"].combine_chunks(), "vector": column})
+    table = pa.table({"id": read_items(ingested, columns=["id"])["id"].combine_chunks(), "vector": column})
     write_table(partial / "embeddings.parquet", table)
     facts = {
         "fingerprint": loaded.fingerprint,

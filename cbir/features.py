@@ -6,7 +6,7 @@ Shapes: N items, B rows, G grid cells, V visual width, T text tokens, W text wid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from rich.progress import track
 from cbir.encoder import Features, compute_features
 from cbir.feature_store import FeatureStore, pad_tokens
 from cbir.images import decode_png
+from cbir.records import cut_table
 from cbir.towers.run import FILES, Towers, hash_files
 
 BATCH = 128
@@ -30,26 +31,25 @@ def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, 
 
     An item's text is its first caption; the others count in ``captions_BR``. Tokens and summaries come back as float16.
     """
-    return _concatenate(list(iterate_features(items, towers_folder=towers_folder, cache=cache, block_rows=block_rows)))
+    blocks = cut_table(items, block_rows)
+    return _concatenate(list(iterate_features(blocks, count=len(blocks), towers_folder=towers_folder, cache=cache)))
 
 
 def iterate_features(
-    items: pa.Table,
+    blocks: Iterable[pa.Table],
     *,
+    count: int,
     towers_folder: Path,
     cache: Path = CACHE,
-    block_rows: int = BLOCK,
     towers: Towers | None = None,
 ) -> Iterator[Features]:
-    """The same block by block, in order, so that a whole catalogue need not fit in memory.
+    """The same of one block of items after the other, so that a whole catalogue need not fit in memory.
 
-    ``towers`` are those of the folder, where they are open already.
+    ``count``: of blocks. ``towers``: those of the folder, where they are open already.
     """
     towers = towers or Towers(towers_folder)
     store = FeatureStore(cache, towers=hash_files([towers_folder / name for name in FILES]))
-    starts = range(0, items.num_rows, block_rows)
-    for start in track(starts, description="towers", console=Console(stderr=True)):
-        block = items.slice(start, block_rows)
+    for block in track(blocks, total=count, description="towers", console=Console(stderr=True)):
         keys = _name_items(block)
         fresh = {key: row for row, key in enumerate(keys) if key not in store}
         if fresh:

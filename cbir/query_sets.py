@@ -21,16 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_array, eye_array
 
 from cbir.answers import Answers
 from cbir.baselines import normalise
 from cbir.copies import ASKED, is_bare, load_copies
 from cbir.encoder import Encoder, Features
-from cbir.features import CACHE, first_captions, keep_modalities, load_features, replace_words, select_rows
+from cbir.errors import SplitError
+from cbir.features import BLOCK, CACHE, first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.golden import GoldenQueries
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
-from cbir.records import read_items, read_relative, read_table
+from cbir.records import iterate_items, read_relative, read_table
 
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Vectors = Mapping[str, np.ndarray]
@@ -74,17 +76,26 @@ def load_gallery(
     """The items of one part of the split, with the tower outputs of the encoder in ``towers_folder``.
 
     Raises:
+        SplitError: the part has fewer than two items.
         WorkspaceError: a file that an earlier stage writes is missing.
         TowerError: there are no towers in the folder.
     """
-    items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
-    features = load_features(items, towers_folder=towers_folder, cache=cache)
-    where = read_table(split / "split.parquet", made_by="split").to_pandas().set_index("id")
-    where = where.loc[items["id"].to_pylist()]
-    rows = np.flatnonzero(where["split"].to_numpy() == part)
-    cluster_N = where["cluster"].to_numpy()
+    table = read_table(split / "split.parquet", made_by="split")
+    cluster = dict(zip(table["id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
+    ids = table.filter(pc.equal(table["split"], part))["id"]
+    columns = ["id", "image", "captions", "labels", "sha256"]
+    blocks = iterate_items(ingested, columns=columns, rows=BLOCK)  # all pictures of a catalogue need not fit in memory
+    items = pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
+    if items.num_rows < 2:
+        raise SplitError(f"Fewer than two {part} items; import more pictures, or raise split.{part}.")
     return select_gallery(
-        items, features, rows, cluster_N=cluster_N, ingested=ingested, towers_folder=towers_folder, cache=cache
+        items,
+        load_features(items, towers_folder=towers_folder, cache=cache),
+        np.arange(items.num_rows),
+        cluster_N=np.array([cluster[id_] for id_ in items["id"].to_pylist()]),
+        ingested=ingested,
+        towers_folder=towers_folder,
+        cache=cache,
     )
 
 

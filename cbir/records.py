@@ -108,10 +108,30 @@ def read_items(ingested: Path, *, columns: list[str] | None = None) -> pa.Table:
     Raises:
         WorkspaceError: there are no shards.
     """
+    return pa.concat_tables(pq.read_table(shard, columns=columns) for shard in _list_shards(ingested))
+
+
+def iterate_items(ingested: Path, *, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """The same in blocks of at most ``rows``, of which one shard at a time is in memory."""
+    for shard in _list_shards(ingested):
+        yield from cut_table(pq.read_table(shard, columns=columns), rows)
+
+
+def count_blocks(ingested: Path, *, rows: int) -> int:
+    """How many blocks ``iterate_items`` gives."""
+    return sum(-(-pq.read_metadata(shard).num_rows // rows) for shard in _list_shards(ingested))
+
+
+def cut_table(table: pa.Table, rows: int) -> list[pa.Table]:
+    """Slices of at most ``rows``, in order."""
+    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+
+
+def _list_shards(ingested: Path) -> list[Path]:
     shards = sorted(ingested.glob("items-*.parquet"))
     if not shards:
         raise WorkspaceError(f"{ingested} holds no item shards; run `dvc repro ingest` first.")
-    return pa.concat_tables(pq.read_table(shard, columns=columns) for shard in shards)
+    return shards
 
 
 def read_relative(ingested: Path, ids: Sequence[str]) -> list[tuple[int, str, int]]:

@@ -23,7 +23,7 @@ from cbir.index import Index
 from cbir.ingest import describe_item, list_raw, read_item
 from cbir.params import IngestParams, load_section
 from cbir.promotion import open_registry
-from cbir.records import ITEM_SCHEMA
+from cbir.records import ITEM_SCHEMA, cut_table
 from cbir.registry import Registry, Release
 from cbir.registry.history import REFRESH
 from cbir.rows import Marks, fit_rows, mark_item
@@ -205,9 +205,9 @@ def _embed(rows: list[Row], index: Index, folder: Path, cache: Path) -> list[np.
         )
     if not rows:
         return []
-    items = pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
-    blocks = iterate_features(items, towers_folder=folder, cache=cache, block_rows=BATCH, towers=encoder.towers)
-    vector_ND = np.concatenate([encoder.fuse(features) for features in blocks])
+    blocks = cut_table(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), BATCH)
+    parts = iterate_features(blocks, count=len(blocks), towers_folder=folder, cache=cache, towers=encoder.towers)
+    vector_ND = np.concatenate([encoder.fuse(features) for features in parts])
     return list(shorten_vectors(vector_ND, index.dimensions, encoder.similarity))
 
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cbir.errors import SourceError
+from cbir.errors import SourceError, WorkspaceError
 from cbir.ingest import ingest
 from cbir.params import IngestParams
-from cbir.records import ITEM_SCHEMA, read_items
+from cbir.records import ITEM_SCHEMA, count_blocks, iterate_items, read_items
 
 
 @pytest.fixture
@@ -95,6 +95,17 @@ def test_shards_hold_no_more_rows_than_asked_in_the_order_listed(raw: Path, tmp_
     ingest(raw, tmp_path / "out", params=IngestParams(shard_rows=2))
     assert len(list((tmp_path / "out").glob("items-*.parquet"))) == 2
     assert read_items(tmp_path / "out")["id"].to_pylist() == ["s/2", "s/0", "s/1"]
+
+
+def test_items_come_in_blocks_in_their_order_too(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(2), row(0), row(1))
+    ingest(raw, tmp_path / "out", params=IngestParams(shard_rows=2))
+    for rows, expected in ((1, [["s/2"], ["s/0"], ["s/1"]]), (9, [["s/2", "s/0"], ["s/1"]])):
+        blocks = iterate_items(tmp_path / "out", columns=["id"], rows=rows)
+        assert [block["id"].to_pylist() for block in blocks] == expected
+        assert count_blocks(tmp_path / "out", rows=rows) == len(expected)
+    with pytest.raises(WorkspaceError, match="dvc repro ingest"):
+        next(iterate_items(tmp_path, columns=["id"], rows=1))
 
 
 def test_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:

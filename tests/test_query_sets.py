@@ -8,11 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import SHAPES
 
 from cbir.encoder import Encoder, Features
+from cbir.errors import SplitError
 from cbir.query_sets import Gallery, judge_rows, leave_out, list_query_sets, load_gallery, measure_encoder
+from cbir.records import write_table
 from cbir.towers.shape import GRID_CELLS
 
 ROWS = 4
@@ -94,3 +97,11 @@ def test_any_encoder_is_measured_on_given_items_as_the_evaluation_measures_its_o
         assert len(one.ids) == len(one.cluster_Q) == expected["queries"]
         for name in ("map", "hit@1", "hit@10"):
             assert one.figures[name].mean() == pytest.approx(expected[name], abs=1e-9)
+
+
+def test_a_part_with_a_single_item_has_nothing_to_search(tmp_path: Path) -> None:
+    items = {"id": ["a", "b"], "image": [b"", b""], "captions": [[], []], "labels": [[], []], "sha256": ["1", "2"]}
+    write_table(tmp_path / "items-00000.parquet", pa.table(items))
+    write_table(tmp_path / "split.parquet", pa.table({"id": ["a", "b"], "split": ["train", "test"], "cluster": [0, 1]}))
+    with pytest.raises(SplitError, match=r"raise split\.test"):
+        load_gallery(tmp_path, tmp_path, towers_folder=tmp_path)
