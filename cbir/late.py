@@ -38,7 +38,8 @@ class LateFusion(nn.Module):
         super().__init__()
         self.similarity, self.dimensions = similarity, dimensions
         self.signals = [(name, places[name], share) for name, share in shares.items() if share > 0]
-        width = sum(place.stop - place.start for _, place, _ in self.signals)
+        self.widths = [place.stop - place.start for _, place, _ in self.signals]
+        width = sum(self.widths)
         self.register_buffer("mean_P", torch.zeros(width))
         self.register_buffer("scale_P", torch.ones(width))
         self.register_buffer("turn_TD", torch.eye(dimensions + width))
@@ -48,7 +49,7 @@ class LateFusion(nn.Module):
         if not self.signals:
             return fused_BD @ self.turn_TD
         centred_BP = (self._cut(image_BS) - self.mean_P) / self.scale_P
-        parts = torch.split(centred_BP, [place.stop - place.start for _, place, _ in self.signals], dim=1)
+        parts = torch.split(centred_BP, self.widths, dim=1)
         heard = [share**0.5 * F.normalize(part, dim=1) for part, (_, _, share) in zip(parts, self.signals, strict=True)]
         vector_BD = torch.cat([fused_BD, torch.cat(heard, dim=1) * has_image_B[:, None]], dim=1) @ self.turn_TD
         return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
@@ -59,12 +60,10 @@ class LateFusion(nn.Module):
             return
         signal_NP = self._cut(image_NS)
         self.mean_P.copy_(signal_NP.mean(0))
-        start = 0
-        for name, place, _ in self.signals:
-            stop = start + place.stop - place.start
+        parts = torch.split(signal_NP, self.widths, dim=1)
+        for (name, _, _), part, scale in zip(self.signals, parts, torch.split(self.scale_P, self.widths), strict=True):
             if name in SCALED:
-                self.scale_P[start:stop] = signal_NP[:, start:stop].std(0, unbiased=False).clamp(min=1e-6)
-            start = stop
+                scale.copy_(part.std(0, unbiased=False).clamp(min=1e-6))
 
     def order(self, vector_NT: torch.Tensor) -> None:
         """Turn the space so that its first dimensions say most of ``vector_NT``, this module's own output.

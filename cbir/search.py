@@ -16,8 +16,6 @@ from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
 from cbir.workspace import locate_index
 
-VERIFIED = 20  # hits that are looked at again
-
 
 class Searcher:
     """The live release, open for queries."""
@@ -88,17 +86,19 @@ class Searcher:
                 f"Release {self.release.version} was trained on pictures without captions and reads no words; search "
                 "with --image FILE alone, or import captions and run `cbir-ops retrain`."
             )
+        if verify and image is None:
+            raise QueryError("--verify looks for the places of a picture; give --image FILE too.")
         picture = load_query_image(image) if image else None
         vector_1D = self._encoder.encode([picture], [text])
-        if not verify:
+        if picture is None or not verify:
             return self._index.search(vector_1D[0], k=k, where=where)
-        if picture is None:
-            raise QueryError("--verify looks for the places of a picture; give --image FILE too.")
+        from cbir.classical import VERIFIED  # here, since most queries need neither OpenCV nor scikit-image
+
         return self._verify(picture, self._index.search(vector_1D[0], k=max(k, VERIFIED), where=where))[:k]
 
     def _verify(self, picture: Image.Image, hits: list[Hit]) -> list[Hit]:
         """The first hits by the places that agree, those of equal number and all others as they were."""
-        from cbir.classical import look_again
+        from cbir.classical import VERIFIED, look_again
 
         agreeing = look_again(picture, [self._show(hit) for hit in hits[:VERIFIED]])
         first = [replace(hit, agreeing=count) for hit, count in zip(hits, agreeing, strict=False)]

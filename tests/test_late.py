@@ -89,6 +89,15 @@ def test_the_score_of_two_pictures_is_the_weighted_sum_of_the_encoders_and_the_s
     assert torch.allclose(fused_NT @ fused_NT.T, expected / 1.75, atol=1e-5)
 
 
+def test_energies_are_compared_by_their_spread_and_no_other_signal() -> None:
+    places = {"tower": slice(0, 3), "gabor": slice(3, 7)}
+    late = LateFusion(shares={"tower": 0.1, "gabor": 0.1}, places=places, dimensions=DIMENSIONS, similarity="cosine")
+    image_NS = 5 * torch.randn(50, 7, generator=torch.Generator().manual_seed(3))
+    late.fit(image_NS)
+    assert torch.equal(late.scale_P[:3], torch.ones(3))
+    assert torch.allclose(late.scale_P[3:], image_NS[:, 3:].std(0, unbiased=False))
+
+
 def test_words_find_pictures_in_the_order_in_which_the_encoder_ranks_them() -> None:
     vector_ND, image_NS = invent(8)
     late = fuse({"tower": 0.5})
