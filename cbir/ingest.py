@@ -34,6 +34,7 @@ from cbir.records import (
 )
 from cbir.texts import clean_caption
 
+TAKEN = "the id is there already"
 Row = dict[str, Any]
 encode_attributes = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -76,10 +77,22 @@ def list_raw(raw: Path) -> list[tuple[Path, Row]]:
     Raises:
         SourceError: there is none, or a list is malformed.
     """
-    listed = [(path.parent, row) for path in sorted(raw.glob(f"*/{RAW_ITEMS}")) for row in _read_list(path)]
-    if not listed:
+    return list(iterate_raw(raw))
+
+
+def iterate_raw(raw: Path) -> Iterator[tuple[Path, Row]]:
+    """The same, one by one.
+
+    Raises:
+        SourceError: at the end, that there was none; or a list is malformed, when its turn comes.
+    """
+    found = False
+    for path in sorted(raw.glob(f"*/{RAW_ITEMS}")):
+        for row in _read_list(path):
+            found = True
+            yield path.parent, row
+    if not found:
         raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
-    return listed
 
 
 def _read_list(path: Path) -> Iterator[Row]:
@@ -100,7 +113,7 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
         kept = []
         for row in block:
             if "reason" not in row and row["id"] in good:
-                row = _refuse(row, "the id is there already")
+                row = _refuse(row, TAKEN)
             if "reason" in row:
                 bad.append(row)
             else:

@@ -20,13 +20,13 @@ from cbir.encoder import Encoder
 from cbir.errors import IndexError_, SourceError
 from cbir.features import CACHE, iterate_features
 from cbir.index import Index
-from cbir.ingest import describe_item, list_raw, read_item
+from cbir.ingest import TAKEN, describe_item, iterate_raw, read_item
 from cbir.params import IngestParams, load_section
 from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA, cut_table
 from cbir.registry import Registry, Release
 from cbir.registry.history import REFRESH
-from cbir.rows import Marks, fit_rows, mark_item
+from cbir.rows import Marks, fit_rows, hash_row, mark_item
 from cbir.similarity import shorten_vectors
 from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
@@ -127,25 +127,26 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) ->
         SourceError: there is no source, or no usable picture in any.
     """
     changes = Changes()
-    listed = list_raw(raw)
     console = Console(stderr=True)
-    known = [_find_known(*entry, marks=marks) for entry in track(listed, description="compare", console=console)]
-    fresh = [entry for entry, row in zip(listed, known, strict=True) if row is None]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda entry: read_item(*entry, params=params), fresh)
-        read = iter(list(track(done, total=len(fresh), description="read", console=console)) if fresh else [])
-    for row in (next(read) if row is None else row for row in known):
-        if "reason" not in row and row["id"] in changes.unchanged:
-            row = row | {"reason": "the id is there already"}
-        if "reason" in row:
-            changes.refused.append(f"{row['source_path']}: {row['reason']}")
-        elif "image" not in row:
-            changes.unchanged.add(row["id"])
+    fresh: list[tuple[Path, Row]] = []
+    for entry in track(iterate_raw(raw), total=len(marks), description="compare", console=console):
+        row = _find_known(*entry, marks=marks)
+        if row is None:
+            fresh.append(entry)
+        elif row["id"] in changes.unchanged:
+            changes.refused.append(f"{row['source_path']}: {TAKEN}")
         else:
+            changes.unchanged.add(row["id"])
+    taken = set(changes.unchanged)
+    for row in _read_items(fresh, params=params, console=console):
+        if reason := row.get("reason") or (row["id"] in taken and TAKEN):
+            changes.refused.append(f"{row['source_path']}: {reason}")
+        else:
+            taken.add(row["id"])
             (changes.changed if row["id"] in marks else changes.added).append(row)
-    changes.deleted = sorted(set(marks) - changes.ids)
-    if not changes.ids:
-        raise SourceError(f"None of {len(listed)} pictures can be used; the first: {changes.refused[0]}.")
+    if not taken:
+        raise SourceError(f"None of {len(fresh)} pictures can be used; the first: {changes.refused[0]}.")
+    changes.deleted = sorted(set(marks) - taken)
     return changes
 
 
@@ -154,13 +155,24 @@ def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks]) -> Row | No
 
     Small files are hashed faster one by one than by threads, and by the name than by a ``Path`` for each.
     """
+    mark = marks.get(item["id"])
+    if mark is None:
+        return None
     row = describe_item(folder, item)
     try:
         with open(f"{folder}/{item['file_name']}", "rb") as file:
             row["sha256"] = hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return None
-    return row if marks.get(row["id"]) == mark_item(row) else None
+    return row if mark.row_hash == hash_row(row) else None
+
+
+def _read_items(entries: list[tuple[Path, Row]], *, params: IngestParams, console: Console) -> list[Row]:
+    if not entries:
+        return []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(lambda entry: read_item(*entry, params=params), entries)
+        return list(track(done, total=len(entries), description="read", console=console))
 
 
 def _check_deleted(changes: Changes, marks: dict[str, Marks], *, most_deleted: float) -> None:

@@ -37,8 +37,13 @@ def mark_item(item: dict[str, Any]) -> Marks:
     return Marks(
         sha256=item[SHA256],
         text_hash=_hash(item["captions"] or []),
-        row_hash=_hash([item[name] or None for name in HASHED]),
+        row_hash=hash_row(item),
     )
+
+
+def hash_row(item: dict[str, Any]) -> str:
+    """The hash of all that an item's row is made of: where it is the same, the other marks are, too."""
+    return _hash([item[name] or None for name in HASHED])
 
 
 def _hash(value: Any) -> str:

@@ -125,6 +125,22 @@ def test_what_cannot_be_used_is_left_out_with_the_reason_and_goes_where_it_was_l
     assert found.refused == ["squares/2.png: the file is not an image"]
 
 
+def test_of_an_id_that_is_there_twice_what_is_live_stays_and_else_the_first_comes(
+    registry: Registry, tmp_path: Path
+) -> None:
+    make_raw(tmp_path, range(9))
+    path = tmp_path / "data/raw/squares/items.jsonl"
+    rows = list(read_jsonl(path))
+    again = [row | {"captions": ["another"], "file_name": "1.png"} for row in rows if row["id"][-1] in "38"]
+    write_jsonl(path, [*again[:1], *rows, *again])
+    before = open_table(tmp_path).find("squares/3")
+    found = run(tmp_path)
+    assert count(found) == (1, 0, 0, 8, 1, 9)
+    assert found.refused == ["squares/1.png: the id is there already"] * 3
+    assert open_table(tmp_path).find("squares/3") == before
+    assert open_table(tmp_path).find("squares/8")["source_path"] == "squares/8.png"
+
+
 def test_raw_data_that_are_not_all_there_delete_nothing(registry: Registry, tmp_path: Path) -> None:
     make_raw(tmp_path, range(3))
     with pytest.raises(SourceError, match=r"lacks 5 of the 8 items.*dvc checkout.*--most-deleted 1"):
