@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from cbir.errors import IndexError_, SourceError
 from cbir.features import CACHE, iterate_features
 from cbir.index import Index
 from cbir.ingest import TAKEN, describe_item, iterate_raw, read_item
+from cbir.known_files import KnownFiles
 from cbir.params import IngestParams, load_section
 from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA, cut_table
@@ -32,6 +32,7 @@ from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
+FILES = Path(".cbir/files.parquet")  # in the workspace
 BATCH = 256  # items whose tower outputs are in memory at once
 Row = dict[str, Any]
 
@@ -93,7 +94,7 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
         params = load_section(registry.fetch_evidence(release, "params.yaml"), "ingest", IngestParams)
         marks = index.read_marks()
         with lock_imports(workspace / "data/raw"):
-            changes = find_changes(workspace / "data/raw", marks, params=params)
+            changes = find_changes(workspace / "data/raw", marks, params=params, files=KnownFiles(workspace / FILES))
         _check_deleted(changes, marks, most_deleted=most_deleted)
         rows, embedded = pa.table({}), 0
         unsearchable: list[str] = []
@@ -120,8 +121,10 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
     )
 
 
-def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) -> Changes:
+def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, files: KnownFiles) -> Changes:
     """Compare the raw data with the marks of a table's rows; only what is new or changed is decoded.
+
+    ``files`` tells which of them have not changed since an earlier comparison, without opening them.
 
     Raises:
         SourceError: there is no source, or no usable picture in any.
@@ -130,13 +133,14 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) ->
     console = Console(stderr=True)
     fresh: list[tuple[Path, Row]] = []
     for entry in track(iterate_raw(raw), total=len(marks), description="compare", console=console):
-        row = _find_known(*entry, marks=marks)
+        row = _find_known(*entry, marks=marks, files=files)
         if row is None:
             fresh.append(entry)
         elif row["id"] in changes.unchanged:
             changes.refused.append(f"{row['source_path']}: {TAKEN}")
         else:
             changes.unchanged.add(row["id"])
+    files.save()
     taken = set(changes.unchanged)
     for row in _read_items(fresh, params=params, console=console):
         if reason := row.get("reason") or (row["id"] in taken and TAKEN):
@@ -150,18 +154,14 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams) ->
     return changes
 
 
-def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks]) -> Row | None:
-    """The item without its picture, where the table's row is of it as it is; else None, and it has to be read.
-
-    Small files are hashed faster one by one than by threads, and by the name than by a ``Path`` for each.
-    """
+def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks], files: KnownFiles) -> Row | None:
+    """The item without its picture, where the table's row is of it as it is; else None, and it has to be read."""
     mark = marks.get(item["id"])
     if mark is None:
         return None
     row = describe_item(folder, item)
     try:
-        with open(f"{folder}/{item['file_name']}", "rb") as file:
-            row["sha256"] = hashlib.sha256(file.read()).hexdigest()
+        row["sha256"] = files.hash(f"{folder}/{item['file_name']}")
     except OSError:
         return None
     return row if mark.row_hash == hash_row(row) else None
