@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from cbir.errors import ParamsError
 from cbir.similarity import Similarity
@@ -276,10 +278,19 @@ def _explain(error: PydanticError, name: str, section: type) -> str:
     known = [f.name for f in fields(section)]
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-        lines.append(f"{name}.{key}: " + (f"unknown key; {hint_at(key, known)}" if unknown else problem["msg"]))
+        lines.append(f"{name}.{key}: " + (f"unknown key; {hint_at(key, known)}" if unknown else _say(problem)))
     return "params.yaml: " + "; ".join(lines)
+
+
+def _say(problem: ErrorDetails) -> str:
+    """What pydantic says; of a value that is one of a few names, also the one that was meant."""
+    if problem["type"] != "literal_error":
+        return problem["msg"]
+    names = re.findall("'([^']+)'", problem["ctx"]["expected"])
+    near = difflib.get_close_matches(str(problem["input"]), names, n=1)
+    return problem["msg"] + (f"; did you mean {near[0]}?" if near else "")
 
 
 def hint_at(key: str, known: list[str]) -> str:

@@ -53,8 +53,9 @@ def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
 
 def _render_hit(hit: Hit) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
+    seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
     return (
         f'<figure><img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
         f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
-        f"<br><span class=score>{hit.score:.3f}</span></figcaption></figure>"
+        f"<br><span class=score>{hit.score:.3f}{seen}</span></figcaption></figure>"
     )

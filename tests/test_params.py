@@ -67,6 +67,19 @@ def test_an_unknown_key_near_to_none_lists_the_known_ones(tmp_path: Path) -> Non
         load_section(path, "split", SplitParams)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("loss: triplet_hard", "loss: .*'info_nce'.*; did you mean triplet_hardest"),
+        ("similarity: cosin", "similarity: .*; did you mean cosine"),
+        ("late: {garbor: 0.1}", r"late\.garbor: .*; did you mean gabor"),
+    ],
+)
+def test_an_unknown_value_names_the_nearest_known_one(tmp_path: Path, text: str, meant: str) -> None:
+    with pytest.raises(ParamsError, match=rf"params\.yaml: train\.{meant}\?"):
+        load_section(write(tmp_path, f"train: {{{text}}}"), "train", TrainParams)
+
+
 @pytest.mark.parametrize("text", ["split: {test: 0}", "split: {test: 1.0}", "split: {test: many}"])
 def test_an_impossible_value_names_its_key(tmp_path: Path, text: str) -> None:
     with pytest.raises(ParamsError, match=r"params\.yaml: split\.test: "):
