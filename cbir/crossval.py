@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +19,13 @@ import pyarrow as pa
 from cbir.answers import find_fused
 from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
-from cbir.evaluation_page.folds import SPREAD, percent, render_folds
+from cbir.evaluation_page.folds import KINDS, SPREAD, percent, render_folds
 from cbir.features import CACHE, load_features
 from cbir.params import EvaluateParams, SplitParams, load_section
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder, select_gallery
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import write_page
+from cbir.rivals import Rivals
 from cbir.split import cluster_items, deal_clusters
 
 FIGURES = ("map", "hit@1", "hit@10")
@@ -59,10 +60,11 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
             folder = Path(place) / str(fold)
             write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
             _train(workspace, folder, fold=fold)
-            figures = dict(_measure(workspace, folder / "encoder", np.flatnonzero(fold_N == fold), cluster_N=cluster_N))
+            test = np.flatnonzero(fold_N == fold)
+            figures, gains = _measure(workspace, folder / "encoder", test, cluster_N=cluster_N)
             shutil.rmtree(folder)
             say(f"fold {fold + 1}: " + ", ".join(f"{name} {v:.3f}" for name, v in figures.items() if "map" in name))
-            rows.append({"fold": fold + 1, **counts, "figures": figures})
+            rows.append({"fold": fold + 1, **counts, "figures": figures, "gains": gains})
     document = {
         "folds": folds,
         "seed": params.seed,
@@ -70,6 +72,7 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
         "clusters": int(cluster_N.max()) + 1,
         "rows": rows,
         "figures": summarise([row["figures"] for row in rows]),
+        "gains": summarise([row["gains"] for row in rows]),
     }
     write_json(workspace / JSON, document)
     write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=render_folds(document))
@@ -128,13 +131,17 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float | None]
 
 
 def list_rows(document: dict[str, Any]) -> list[str]:
-    """What a terminal shows: a line a figure, with every fold's value, in percent."""
-    head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
-    lines = [f"{'figure':<34}{'mean':>7}{'sd':>7}{'least':>7}{'most':>7} {head}"]
-    for name, total in document["figures"].items():
-        four = "".join(f"{percent(total[key]):>7}" for key in SPREAD)
-        each = [percent(row["figures"].get(name)) for row in document["rows"]]
-        lines.append(f"{name:<34}{four} " + "".join(f"{value:>8}" for value in each))
+    """What a terminal shows, in percent: a line a figure with every fold's value, then a line a gain."""
+    lines = []
+    for kind, title in KINDS.items():
+        if document[kind]:
+            width = max(map(len, document[kind])) + 2
+            head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
+            lines.append(f"{title:<{width}}{'mean':>7}{'sd':>7}{'least':>7}{'most':>7} {head}")
+            for name, total in document[kind].items():
+                four = "".join(f"{percent(total[key]):>7}" for key in SPREAD)
+                each = "".join(f"{percent(row[kind].get(name)):>8}" for row in document["rows"])
+                lines.append(f"{name:<{width}}{four} {each}")
     return lines
 
 
@@ -148,8 +155,11 @@ def _train(workspace: Path, folder: Path, *, fold: int) -> None:
 
 def _measure(
     workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray
-) -> Iterator[tuple[str, float]]:
-    """The fused system's figures on the given rows, by ``query set.system.figure``."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The fused system's figures on the given rows, by ``query set.system.figure``, and its gains.
+
+    A gain is by how much its mAP is above that of what needs no training, by ``query set.system.map above rival``.
+    """
     ks = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).k
     items = read_items(workspace / INGESTED, columns=["id", "image", "captions", "labels", "sha256"])
     features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
@@ -163,12 +173,18 @@ def _measure(
         towers_folder=encoder_folder,
         cache=workspace / CACHE,
     )
-    vectors = embed_views(encoder, gallery.features)
+    vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
+    figures: dict[str, float] = {}
+    gains: dict[str, float] = {}
     for query_set in list_query_sets(gallery):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors)
         ours = find_fused(systems)
-        if ours is not None:
-            answers = measure_system(gallery, query_set, system=ours, score=systems[ours], ks=ks)
-            for name in FIGURES:
-                if name in answers.figures:
-                    yield f"{query_set.name}.{ours}.{name}", float(answers.figures[name].mean())
+        if ours is None:
+            continue
+        found = measure_system(gallery, query_set, system=ours, score=systems[ours], ks=ks).figures
+        name = f"{query_set.name}.{ours}"
+        figures |= {f"{name}.{figure}": float(found[figure].mean()) for figure in FIGURES if figure in found}
+        for rival, score in rivals.answer(query_set).items():
+            theirs = measure_system(gallery, query_set, system=rival, score=score, ks=ks).figures
+            gains[f"{name}.map above {rival}"] = float(found["map"].mean() - theirs["map"].mean())
+    return figures, gains

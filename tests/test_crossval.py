@@ -92,6 +92,9 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     for name, mean in means.items():
         values = [row["figures"][name] for row in document["rows"] if name in row["figures"]]
         assert mean == pytest.approx(sum(values) / len(values))
+    gains = document["gains"]
+    assert {f"label.fused_both.map above {name}" for name in ("sum", "image_only", "bm25", "orb")} <= set(gains)
+    assert gains["label.fused_both.map above histogram"]["mean"] <= means["label.fused_both.map"]
     assert "<svg" in (workspace / "reports/crossval.html").read_text()
     assert (workspace / "dvc.lock").read_bytes() == lock
     assert sorted((workspace / "data").iterdir()) == outputs

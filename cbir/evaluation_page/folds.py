@@ -8,6 +8,7 @@ from cbir.evaluation_page.charts import draw_folds
 from cbir.report import render_table
 
 SPREAD = ("mean", "deviation", "least", "greatest")
+KINDS = {"figures": "figure", "gains": "gain"}
 
 
 def render_folds(document: dict[str, Any]) -> list[str]:
@@ -15,18 +16,30 @@ def render_folds(document: dict[str, Any]) -> list[str]:
     figures, rows = document["figures"], document["rows"]
     if not figures:
         return ["<p>The items ask nothing of one another: give them captions or labels.</p>"]
-    summary = [[name, *(percent(total[key]) for key in SPREAD), str(total["folds"])] for name, total in figures.items()]
     counts = [[f"{name} items", *(str(row[name]) for row in rows)] for name in ("train", "validation", "test")]
-    each = [[name, *(percent(row["figures"].get(name)) for row in rows)] for name in figures]
     return [
         f"<p>{document['items']:,} items in {document['clusters']:,} clusters; each is a test item of one fold, and "
         "groups and near duplicates are in one fold together. Tables are in percent.</p>",
         draw_folds({name: [row["figures"][name] for row in rows if name in row["figures"]] for name in figures}),
         "<h2>Over the folds</h2>",
-        render_table(["figure", "mean", "standard deviation", "least", "greatest", "folds"], summary),
+        _render_spread(document, "figures"),
+        "<h2>By how much that is above what needs no training</h2>",
+        _render_spread(document, "gains"),
         "<h2>Each fold</h2>",
-        render_table(["", *(f"fold {row['fold']}" for row in rows)], counts + each),
+        render_table(
+            ["", *(f"fold {row['fold']}" for row in rows)],
+            counts
+            + [[name, *(percent(row[kind].get(name)) for row in rows)] for kind in KINDS for name in document[kind]],
+        ),
     ]
+
+
+def _render_spread(document: dict[str, Any], kind: str) -> str:
+    head = [KINDS[kind], "mean", "standard deviation", "least", "greatest", "folds"]
+    totals = document[kind].items()
+    return render_table(
+        head, [[name, *(percent(one[key]) for key in SPREAD), str(one["folds"])] for name, one in totals]
+    )
 
 
 def percent(value: float | None) -> str:
