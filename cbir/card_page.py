@@ -122,7 +122,7 @@ def list_tables(card: Card) -> list[tuple[str, str, Table]]:
         tables.append(_list_differences(card, against))
     if card.slices:
         rows = [[part, figure.metric, *_format_figure(figure)] for part, figure in card.slices]
-        header = ["slice", "", "this", "95 % interval", "champion", "difference"]
+        header = ["slice", "metric", "this", "95 % interval", "champion", "difference"]
         tables.append(("Slices", "In percent; slices with too few queries are left out.", (header, rows)))
     if card.against and card.differences:
         tables.append(_list_worse(card, against))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from cbir.index import Hit
 from cbir.records import write_text
 
+_WORD = re.compile(r"\b(?!to\b)[^\W\d]{2,}")  # not the "to" of an interval
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1160px;padding:0 1rem;
   color:#202124;background:#fafafa}
@@ -18,10 +20,9 @@ figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radi
   padding:8px;box-sizing:border-box}
 figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
 table{border-collapse:collapse;background:#fff}
-td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:right;white-space:nowrap}
+td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
 .wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
-td:first-child,th:first-child{text-align:left}.best{font-weight:700}
-.told td,.told th{text-align:left}.told td:last-child{white-space:normal}
+.number{text-align:right}.best{font-weight:700}.told td:last-child{white-space:normal}
 """
 
 
@@ -31,10 +32,18 @@ def render_gallery(title: str, hits: Sequence[Hit]) -> str:
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of figures."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+    """A table; after the first column, one without words is of figures and stands to the right."""
+    figures = [n > 0 and not any(_WORD.search(row[n]) for row in rows) for n in range(len(header))]
+    lines = [_render_row("th", header, figures), *(_render_row("td", row, figures) for row in rows)]
+    return f"<div class=wide><table>{''.join(lines)}</table></div>"
+
+
+def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool]) -> str:
+    shown = (
+        f"<{tag}{' class=number' if figure else ''}>{html.escape(cell)}</{tag}>"
+        for cell, figure in zip(cells, figures, strict=True)
+    )
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

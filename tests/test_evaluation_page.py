@@ -14,6 +14,7 @@ from cbir.evaluation_page import write_evaluation_page
 from cbir.evaluation_page.charts import group_history
 from cbir.images import encode_png
 from cbir.records import ITEM_SCHEMA, write_table
+from cbir.report import render_table
 
 CAPTION = "<script>alert(1)</script> a red square"
 
@@ -57,6 +58,19 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
     assert 'href="http' not in page
 
 
+def find_row(name: str, *figures: str) -> str:
+    """How a row is written: what has no words stands to the right."""
+    return f"<td>{name}</td>" + "".join(f"<td class=number>{figure}</td>" for figure in figures)
+
+
+def test_a_column_of_words_stands_to_the_left_and_one_of_figures_to_the_right() -> None:
+    table = render_table(
+        ["slice", "metric", "this", "interval"], [["1", "map", "80.8", "69.3 to 89.3"], ["2", "p", "-", ""]]
+    )
+    assert "<td>1</td><td>map</td><td class=number>80.8</td><td class=number>69.3 to 89.3</td>" in table
+    assert "<th>slice</th><th>metric</th><th class=number>this</th><th class=number>interval</th>" in table
+
+
 def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Path) -> None:
     above = {"sum": {"difference": 0.15, "low": 0.1, "high": 0.2, "p_value": 0.0005}}
     sure = {"interval": {"map": {"low": 0.7, "high": 0.8}}, "above": above}
@@ -76,8 +90,8 @@ def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) ->
 
 def test_what_could_have_leaked_is_on_the_page(workspace: Path) -> None:
     page = write_evaluation_page(workspace).read_text()
-    assert "<td>test items with a near duplicate among the training items</td><td>17</td>" in page
-    assert "<td>training items</td><td>1,234</td>" in page
+    assert find_row("test items with a near duplicate among the training items", "17") in page
+    assert find_row("training items", "1,234") in page
 
 
 def test_both_is_set_beside_the_better_of_picture_and_words_and_beside_their_sum(workspace: Path) -> None:
@@ -92,7 +106,7 @@ def test_both_is_set_beside_the_better_of_picture_and_words_and_beside_their_sum
     )
     page = write_evaluation_page(workspace).read_text()
     row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "-2.0 (+0.0 to +60.0)", "-"]
-    assert "".join(f"<td>{cell}</td>" for cell in row) in page
+    assert find_row(*row) in page
 
 
 def test_a_slice_shows_its_figures_and_one_of_few_queries_its_number(workspace: Path) -> None:
@@ -107,8 +121,8 @@ def test_a_slice_shows_its_figures_and_one_of_few_queries_its_number(workspace: 
     (workspace / "metrics.json").write_text(json.dumps(metrics))
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"label": {"label": found}}))
     page = write_evaluation_page(workspace).read_text()
-    assert "<td>food</td><td>40</td><td>20.0 (10.0\N{EN DASH}30.0)</td>" in page
-    assert "<td>all</td><td>43</td><td>12.3</td>" in page
+    assert find_row("food", "40", "20.0 (10.0\N{EN DASH}30.0)") in page
+    assert find_row("all", "43", "12.3") in page
     assert "&lt;flags&gt; (3)" in page
 
 
