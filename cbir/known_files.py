@@ -6,6 +6,7 @@ that the clock could not tell a later change is read again ("racy git", Document
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -48,11 +49,12 @@ class KnownFiles:
         return entry[1]
 
     def save(self) -> None:
-        """Keep what was asked for since; what was not is forgotten."""
+        """Keep what was asked for since, where the disk has room; what was not is forgotten."""
         if self._now == self._before:
             return
         status, hashes = zip(*self._now.values(), strict=True) if self._now else ((), ())
-        write_table(self._path, pa.table([list(self._now), status, hashes], schema=_SCHEMA))
+        with contextlib.suppress(OSError):  # without it the next one only takes longer
+            write_table(self._path, pa.table([list(self._now), status, hashes], schema=_SCHEMA))
 
 
 def _read(path: Path) -> dict[str, tuple[str, str]]:
