@@ -23,16 +23,16 @@ from cbir.classes import Classes
 from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
-from cbir.features import CACHE, keep_modalities, load_features, select_rows
+from cbir.features import CACHE, load_features, select_rows
 from cbir.finetune import FAULTS, tune_towers
-from cbir.fusing import run_fusion, save_fusion
+from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
+from cbir.held_out import HeldOut, check_copies, embed_views
 from cbir.late import TEXTURES
-from cbir.metrics import average_precision, encode_labels, find_best, hit_at_k, share_labels, sort_relevance
-from cbir.objective import VIEWS, Objective, RelativeWords, TrainingData
+from cbir.metrics import find_best
+from cbir.objective import Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
 from cbir.records import read_items, read_relative, read_table, write_json
-from cbir.similarity import compare_vectors
 from cbir.start import start_fusion
 from cbir.towers.export import export_towers
 from cbir.towers.imagenet import read_classes
@@ -97,7 +97,7 @@ def train(
     )
     fit = _solve_changes if catalogue.copies else _fit_epochs
     fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
-    fusion.late.order(_embed_views(fusion, select_rows(catalogue.features, known)))
+    fusion.late.order(embed_views(fusion, select_rows(catalogue.features, known)))
     save_fusion(fusion, config, towers.shapes, folder=partial)
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
@@ -150,7 +150,7 @@ def _solve_changes(
     if len(validation) > 1:
         fusion = _Fit(catalogue, rows, params=params).fusion.eval()
         asked, searched = catalogue.select_copies(validation)[0], select_rows(catalogue.features, validation)
-        history.append({"epoch": 0, **_check_copies(fusion, asked, searched)})
+        history.append({"epoch": 0, **check_copies(fusion, asked, searched)})
     fit = _Fit(catalogue, catalogue.known, params=params)
     return fit.fusion.eval(), fit.config, history
 
@@ -170,11 +170,15 @@ def _choose_epochs(
 ) -> tuple[Fusion, FusionConfig, History]:
     """Train on ``rows`` until validation gets no better; without validation items, for all epochs."""
     fit = _Fit(catalogue, rows, params=params)
-    features = select_rows(catalogue.features, validation)
-    labels = catalogue.items["labels"].take(validation).to_pylist()
+    held_out = HeldOut(
+        catalogue.items.take(validation),
+        select_rows(catalogue.features, validation),
+        ingested=catalogue.ingested,
+        towers=catalogue.towers,
+    )
     history: History = []
     for epoch, loss in enumerate(fit.run(params.epochs, description="choose epochs")):
-        history.append({"epoch": epoch, "loss": loss, **_check(fit.fusion, features, labels)})
+        history.append({"epoch": epoch, "loss": loss, **held_out.check(fit.fusion)})
         if len(validation) and epoch - find_best(history) >= PATIENCE:
             break
     return fit.fusion, fit.config, history
@@ -252,40 +256,6 @@ class _Fit:
         optimiser = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
         total = self.steps * params.epochs + 1
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=total, pct_start=0.1)
-
-
-def _check(fusion: Fusion, features: Features, labels: list[list[str]]) -> dict[str, float]:
-    """Words to pictures and labels on the validation items; ``validation``, their mean, chooses the epoch."""
-    if len(features.has_image_B) < 2:
-        return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
-    image, text, both = (part.numpy() for part in _embed_views(fusion, features).chunk(3))
-    asked = features.has_text_B
-    score = compare_vectors(text[asked], image, fusion.similarity)
-    hits = hit_at_k(sort_relevance(score, np.eye(len(image), dtype=bool)[asked]), k=10)
-    relevant = share_labels(encode_labels(labels))
-    some = relevant.any(1)
-    score = compare_vectors(both, both, fusion.similarity)
-    np.fill_diagonal(score, -np.inf)
-    precision = average_precision(sort_relevance(score, relevant)[some], total_Q=relevant[some].sum(1))
-    figures = {"hit@10": hits, "map": precision}
-    means = {name: float(values.mean()) if len(values) else 0.0 for name, values in figures.items()}
-    return means | {"validation": sum(means.values()) / 2}
-
-
-def _check_copies(fusion: Fusion, copies: Features, pictures: Features) -> dict[str, float]:
-    """How well changed copies find their pictures; ``validation`` is the mean of both figures."""
-    with torch.inference_mode():
-        asked, searched = (run_fusion(fusion, features).numpy() for features in (copies, pictures))
-    found = sort_relevance(compare_vectors(asked, searched, fusion.similarity), np.eye(len(searched), dtype=bool))
-    precision = average_precision(found, total_Q=np.ones(len(found)))
-    means = {"hit@10": float(hit_at_k(found, k=10).mean()), "map": float(precision.mean())}
-    return means | {"validation": sum(means.values()) / 2}
-
-
-def _embed_views(fusion: Fusion, features: Features) -> torch.Tensor:
-    """Vectors by the image, by the text and by both, one below the other (3 N, D)."""
-    with torch.inference_mode():
-        return torch.cat([run_fusion(fusion, keep_modalities(features, image=i, text=t)) for i, t in VIEWS])
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ LAYERS = {
         "fusing",
         "start",
         "objective",
+        "held_out",
     }
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},
