@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from cbir.encoder import Encoder
@@ -92,17 +93,16 @@ class Searcher:
         vector_1D = self._encoder.encode([picture], [text])
         if picture is None or not verify:
             return self._index.search(vector_1D[0], k=k, where=where)
-        from cbir.classical import VERIFIED  # here, since most queries need neither OpenCV nor scikit-image
+        return self._search_again(picture, vector_1D[0], k=k, where=where)
 
-        return self._verify(picture, self._index.search(vector_1D[0], k=max(k, VERIFIED), where=where))[:k]
-
-    def _verify(self, picture: Image.Image, hits: list[Hit]) -> list[Hit]:
+    def _search_again(self, picture: Image.Image, vector_D: np.ndarray, *, k: int, where: str | None) -> list[Hit]:
         """The first hits by the places that agree, those of equal number and all others as they were."""
-        from cbir.classical import VERIFIED, look_again
+        from cbir.classical import VERIFIED, look_again  # here, as most queries need neither OpenCV nor scikit-image
 
+        hits = self._index.search(vector_D, k=max(k, VERIFIED), where=where)
         agreeing = look_again(picture, [self._show(hit) for hit in hits[:VERIFIED]])
         first = [replace(hit, agreeing=count) for hit, count in zip(hits, agreeing, strict=False)]
-        return sorted(first, key=lambda hit: -(hit.agreeing or 0)) + hits[VERIFIED:]
+        return (sorted(first, key=lambda hit: -(hit.agreeing or 0)) + hits[VERIFIED:])[:k]
 
     def _show(self, hit: Hit) -> Image.Image:
         """The item's own picture, or its thumbnail where the file is not here."""

@@ -23,8 +23,7 @@ def render_folds(document: dict[str, Any]) -> list[str]:
         draw_folds({name: [row["figures"][name] for row in rows if name in row["figures"]] for name in figures}),
         "<h2>Over the folds</h2>",
         _render_spread(document, "figures"),
-        "<h2>By how much that is above what needs no training</h2>",
-        _render_spread(document, "gains"),
+        _render_gains(document),
         "<h2>Each fold</h2>",
         render_table(
             ["", *(f"fold {row['fold']}" for row in rows)],
@@ -32,6 +31,12 @@ def render_folds(document: dict[str, Any]) -> list[str]:
             + [[name, *(percent(row[kind].get(name)) for row in rows)] for kind in KINDS for name in document[kind]],
         ),
     ]
+
+
+def _render_gains(document: dict[str, Any]) -> str:
+    """Nothing where only words ask: no rival answers them with pictures."""
+    title = "<h2>By how much that is above what needs no training</h2>"
+    return title + _render_spread(document, "gains") if document["gains"] else ""
 
 
 def _render_spread(document: dict[str, Any], kind: str) -> str:
