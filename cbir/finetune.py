@@ -295,9 +295,9 @@ def tune_towers(
 
 
 def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
-    chosen = items.take(rows)
+    chosen = items.drop_columns(["image"]).take(rows)
     return Captioned(
-        images=chosen["image"].to_pylist(),
+        images=[items["image"][int(n)].as_py() for n in rows],  # `take` would copy all pictures first
         texts=first_captions(chosen),
         code_N=number_twins(first_captions(chosen), chosen["sha256"].to_pylist()),
         ids=chosen["id"].to_pylist(),

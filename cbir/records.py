@@ -105,16 +105,18 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_items(ingested: Path, *, columns: list[str] | None = None) -> pa.Table:
     """Read the item shards of ``ingested`` in id order of writing; leave ``image`` out where not needed.
 
+    ``image`` has 64-bit offsets: with the 32 bits that it has on disk, rows cannot be taken from over 2 GiB of pictures.
+
     Raises:
         WorkspaceError: there are no shards.
     """
-    return pa.concat_tables(pq.read_table(shard, columns=columns) for shard in _list_shards(ingested))
+    return pa.concat_tables(_read_shard(shard, columns) for shard in _list_shards(ingested))
 
 
 def iterate_items(ingested: Path, *, columns: list[str], rows: int) -> Iterator[pa.Table]:
     """The same in blocks of at most ``rows``, of which one shard at a time is in memory."""
     for shard in _list_shards(ingested):
-        yield from cut_table(pq.read_table(shard, columns=columns), rows)
+        yield from cut_table(_read_shard(shard, columns), rows)
 
 
 def count_blocks(ingested: Path, *, rows: int) -> int:
@@ -125,6 +127,12 @@ def count_blocks(ingested: Path, *, rows: int) -> int:
 def cut_table(table: pa.Table, rows: int) -> list[pa.Table]:
     """Slices of at most ``rows``, in order."""
     return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+
+
+def _read_shard(path: Path, columns: list[str] | None) -> pa.Table:
+    table = pq.read_table(path, columns=columns)
+    place = table.schema.get_field_index("image")
+    return table if place < 0 else table.set_column(place, "image", table["image"].cast(pa.large_binary()))
 
 
 def _list_shards(ingested: Path) -> list[Path]:
