@@ -127,6 +127,8 @@ def refresh(
     leave_faults_to_caller()
     found = flow(str(workspace), most_deleted=most_deleted)
     counts = [f"{found[name]:,} {name}" for name in ("added", "changed", "deleted", "unchanged", "embedded")]
+    wrong = {"left out": found["refused"], "not readable": found["unreadable"]}
+    counts += [f"{len(items):,} {name}" for name, items in wrong.items() if items]
     typer.echo(json.dumps(found) if as_json else f"Release {found['version']}: {', '.join(counts)}.")
 
 

@@ -35,6 +35,7 @@ from cbir.records import (
 from cbir.texts import clean_caption
 
 TAKEN = "the id is there already"
+UNREADABLE = "the file cannot be read"
 Row = dict[str, Any]
 encode_attributes = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -152,10 +153,10 @@ def read_item(folder: Path, item: Row, *, params: IngestParams) -> Row:
     try:
         data = (folder / item["file_name"]).read_bytes()
         image = decode_image(data, max_pixels=params.max_pixels, background=params.background)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return _refuse(row, "the file is missing")
     except OSError as error:
-        return _refuse(row, f"the file cannot be read: {error.strerror}")
+        return _refuse(row, f"{UNREADABLE}: {error.strerror}")
     except ImageError as error:
         return _refuse(row, str(error))
     if min(image.size) < params.least_side:

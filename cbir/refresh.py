@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,11 +21,11 @@ from cbir.encoder import Encoder
 from cbir.errors import IndexError_, SourceError
 from cbir.features import CACHE, iterate_features
 from cbir.index import Index
-from cbir.ingest import TAKEN, describe_item, iterate_raw, read_item
+from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams, load_section
 from cbir.promotion import open_registry
-from cbir.records import ITEM_SCHEMA, cut_table
+from cbir.records import ITEM_SCHEMA, RAW_ITEMS, cut_table
 from cbir.registry import Registry, Release
 from cbir.registry.history import REFRESH
 from cbir.rows import Marks, fit_rows, hash_row, mark_item
@@ -32,6 +34,7 @@ from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
+MOST_UNREADABLE = 0.2  # of the files
 FILES = Path(".cbir/files.parquet")  # in the workspace
 BATCH = 256  # items whose tower outputs are in memory at once
 Row = dict[str, Any]
@@ -42,6 +45,7 @@ class Refresh:
     """What a refresh did to the table of release ``version``, and its rows afterwards.
 
     ``embedded``: pictures that went through the towers. ``refused``: items that cannot be used, with the reason.
+    ``unreadable``: items whose file is there and cannot be read, with the reason; what is live of them stays.
     ``unsearchable``: attributes with a value that has no column, or not its type, until the next retrain.
     """
 
@@ -54,6 +58,7 @@ class Refresh:
     embedded: int
     rows: int
     refused: list[str]
+    unreadable: list[str]
     unsearchable: list[str]
 
 
@@ -66,6 +71,7 @@ class Changes:
     unchanged: set[str] = field(default_factory=set)
     deleted: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     @property
     def ids(self) -> set[str]:
@@ -81,7 +87,8 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
 
     Raises:
         ReleaseError: no release is live, or the registry does not give it.
-        SourceError: there is no raw data, or it lacks more than the share ``most_deleted`` of the rows.
+        SourceError: there is no raw data, it cannot be read, or it lacks more than the share ``most_deleted`` of the
+            rows.
         IndexError_: the table is missing, or of another encoder, or another refresh does not end.
     """
     registry = open_registry(workspace)
@@ -117,6 +124,7 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
         embedded=embedded,
         rows=index.rows,
         refused=changes.refused,
+        unreadable=changes.unreadable,
         unsearchable=unsearchable,
     )
 
@@ -124,34 +132,74 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
 def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, files: KnownFiles) -> Changes:
     """Compare the raw data with the marks of a table's rows; only what is new or changed is decoded.
 
-    ``files`` tells which of them have not changed since an earlier comparison, without opening them.
+    ``files`` tells which of them have not changed since an earlier comparison, without opening them. An item is gone
+    where its file is, or is no picture; where a disk or a mount does not give the file, its row stays.
 
     Raises:
-        SourceError: there is no source, or no usable picture in any.
+        SourceError: there is no source, no usable picture in any, or much of it cannot be read.
     """
     changes = Changes()
     console = Console(stderr=True)
     fresh: list[tuple[Path, Row]] = []
-    for entry in track(iterate_raw(raw), total=len(marks), description="compare", console=console):
+    for entry in track(_iterate_sources(raw), total=len(marks), description="compare", console=console):
         row = _find_known(*entry, marks=marks, files=files)
         if row is None:
             fresh.append(entry)
         elif row["id"] in changes.unchanged:
-            changes.refused.append(f"{row['source_path']}: {TAKEN}")
+            changes.refused.append(f"{_name_item(*entry)}: {TAKEN}")
         else:
             changes.unchanged.add(row["id"])
     files.save()
-    taken = set(changes.unchanged)
-    for row in _read_items(fresh, params=params, console=console):
-        if reason := row.get("reason") or (row["id"] in taken and TAKEN):
-            changes.refused.append(f"{row['source_path']}: {reason}")
-        else:
-            taken.add(row["id"])
-            (changes.changed if row["id"] in marks else changes.added).append(row)
+    listed = len(fresh) + len(changes.unchanged)
+    taken = _sort_fresh(fresh, _read_items(fresh, params=params, console=console), changes, marks=marks)
+    if len(changes.unreadable) > MOST_UNREADABLE * listed:
+        raise SourceError(
+            f"{len(changes.unreadable)} of {listed} files cannot be read; the first: {changes.unreadable[0]}. Mend the "
+            "disk, mount or permissions, then run `cbir-ops refresh` again."
+        )
     if not taken:
         raise SourceError(f"None of {len(fresh)} pictures can be used; the first: {changes.refused[0]}.")
     changes.deleted = sorted(set(marks) - taken)
     return changes
+
+
+def _iterate_sources(raw: Path) -> Iterator[tuple[Path, Row]]:
+    """``iterate_raw``, where a source that cannot be listed is not taken for one that is gone."""
+    try:
+        for folder in raw.glob("*"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (folder / RAW_ITEMS).stat()
+        yield from iterate_raw(raw)
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or raw} cannot be read ({error.strerror}); mend the disk, mount or permissions, then "
+            "run `cbir-ops refresh` again."
+        ) from None
+
+
+def _sort_fresh(
+    fresh: list[tuple[Path, Row]], rows: list[Row], changes: Changes, *, marks: dict[str, Marks]
+) -> set[str]:
+    """Put every item that was read where it belongs in ``changes``; return the ids that the table is to hold."""
+    taken = set(changes.unchanged)
+    for entry, row in zip(fresh, rows, strict=True):
+        reason = row.get("reason", "")
+        if reason.startswith(UNREADABLE):
+            changes.unreadable.append(f"{_name_item(*entry)}: {reason}")
+            if row["id"] in marks and row["id"] not in taken:
+                taken.add(row["id"])
+                changes.unchanged.add(row["id"])
+        elif reason := reason or (TAKEN if row["id"] in taken else ""):
+            changes.refused.append(f"{_name_item(*entry)}: {reason}")
+        else:
+            taken.add(row["id"])
+            (changes.changed if row["id"] in marks else changes.added).append(row)
+    return taken
+
+
+def _name_item(folder: Path, item: Row) -> str:
+    """Its id, and the file as it was called before an import, where it came by one."""
+    return f"{item['id']} ({item['attributes'].get('file') or folder.name + '/' + item['file_name']})"
 
 
 def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks], files: KnownFiles) -> Row | None:

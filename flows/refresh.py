@@ -29,7 +29,8 @@ def refresh(workspace: str, most_deleted: float = MOST_DELETED) -> dict[str, Any
 
     Raises:
         ReleaseError: no release is live.
-        SourceError: there is no raw data, or it lacks more than the share ``most_deleted`` of the rows.
+        SourceError: there is no raw data, it cannot be read, or it lacks more than the share ``most_deleted`` of the
+            rows.
         IndexError_: the table is missing or does not match.
     """
     hide_tracebacks()
@@ -37,6 +38,8 @@ def refresh(workspace: str, most_deleted: float = MOST_DELETED) -> dict[str, Any
     found = refresh_live(workspace, most_deleted)
     for reason in found["refused"][:20]:
         logger.warning("left out %s", reason)
+    for reason in found["unreadable"][:20]:
+        logger.warning("as it was before: %s", reason)
     if found["unsearchable"]:
         names = ", ".join(found["unsearchable"])
         logger.warning("not searchable by before the next retrain: %s", names)

@@ -122,7 +122,49 @@ def test_what_cannot_be_used_is_left_out_with_the_reason_and_goes_where_it_was_l
     (tmp_path / "data/raw/squares/2.png").write_bytes(b"broken")
     found = run(tmp_path)
     assert (found.deleted, found.rows) == (1, 7)
-    assert found.refused == ["squares/2.png: the file is not an image"]
+    assert found.refused == ["squares/2 (squares/2.png): the file is not an image"]
+
+
+def block(path: Path) -> None:
+    """Let every access fail with an error that is not that of a missing file."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def test_what_a_disk_or_mount_does_not_give_stays_as_it_is_live_and_is_told(registry: Registry, tmp_path: Path) -> None:
+    before = open_table(tmp_path).find("squares/2")
+    block(tmp_path / "data/raw/squares/2.png")
+    found = run(tmp_path)
+    assert count(found) == (0, 0, 0, 8, 0, 8)
+    assert (found.refused, len(found.unreadable)) == ([], 1)
+    assert found.unreadable[0].startswith("squares/2 (squares/2.png): the file cannot be read: Too many levels")
+    assert open_table(tmp_path).find("squares/2") == before
+
+
+def test_where_much_cannot_be_read_the_refresh_fails_and_changes_nothing(registry: Registry, tmp_path: Path) -> None:
+    make_raw(tmp_path, range(1, 9))
+    version = open_table(tmp_path).version
+    for n in (2, 3):
+        block(tmp_path / f"data/raw/squares/{n}.png")
+    with pytest.raises(SourceError, match=r"2 of 8 files cannot be read; the first: squares/2 .*disk, mount"):
+        run(tmp_path)
+    assert open_table(tmp_path).version == version
+
+
+def test_a_source_that_cannot_be_listed_is_not_taken_for_one_that_is_gone(registry: Registry, tmp_path: Path) -> None:
+    squares = tmp_path / "data/raw/squares"
+    shutil.copytree(squares, tmp_path / "data/raw/more")
+    write_jsonl(squares.parent / "more/items.jsonl", [{"id": "more/1", "file_name": "1.png"}])
+    block(squares / "items.jsonl")
+    with pytest.raises(SourceError, match=r"squares/items\.jsonl cannot be read .*run `cbir-ops refresh` again"):
+        run(tmp_path, most_deleted=1)
+    assert open_table(tmp_path).rows == 8
+
+
+def test_what_is_left_out_is_called_as_before_it_was_imported(registry: Registry, tmp_path: Path) -> None:
+    edit(tmp_path, 2, attributes={"file": "shop/shoe 2.png"})
+    (tmp_path / "data/raw/squares/2.png").unlink()
+    assert run(tmp_path).refused == ["squares/2 (shop/shoe 2.png): the file is missing"]
 
 
 def test_of_an_id_that_is_there_twice_what_is_live_stays_and_else_the_first_comes(
@@ -136,7 +178,7 @@ def test_of_an_id_that_is_there_twice_what_is_live_stays_and_else_the_first_come
     before = open_table(tmp_path).find("squares/3")
     found = run(tmp_path)
     assert count(found) == (1, 0, 0, 8, 1, 9)
-    assert found.refused == ["squares/1.png: the id is there already"] * 3
+    assert found.refused == [f"squares/{n} (squares/1.png): the id is there already" for n in (3, 3, 8)]
     assert open_table(tmp_path).find("squares/3") == before
     assert open_table(tmp_path).find("squares/8")["source_path"] == "squares/8.png"
 
