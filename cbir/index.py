@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,12 +21,17 @@ from cbir.similarity import Similarity, shorten_vectors
 
 FINGERPRINT = b"cbir.fingerprint"
 SIMILARITY = b"cbir.similarity"
+REGISTRY = b"cbir.registry"  # whose release a table is; tables of earlier versions of cbir-ops do not say
 DISTANCES: dict[Similarity, Literal["l2", "dot"]] = {  # of LanceDB; for the cosine, vectors have unit length
     "cosine": "l2",
     "euclidean": "l2",
     "dot": "dot",
 }
 INDEX_FROM_ROWS = 100_000
+HELD = timedelta(days=7)  # for how long a reader may go on with rows that were replaced
+MARGIN = timedelta(hours=1)  # LanceDB looks at its clock only after what it does first
+MOST_FRAGMENTS = 10  # small ones: each refresh leaves one
+MOST_LOOSE = 10_000  # rows outside the vector index, or deleted and still in a file
 RELEASE_TABLE = re.compile(r"release_v(\d+)")
 
 
@@ -55,11 +60,12 @@ class TableFacts:
     written: datetime
 
 
-def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> int:
+def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path, registry: str = "") -> int:
     """Write the vectors and rows of a release as ``table``; a table of that name is never overwritten.
 
     LanceDB commits a table at once, so one that is there is whole; the release key covers its rows. Where it was
-    refreshed since with other items, it gets the release's own rows again, in one commit.
+    refreshed since with other items, it gets the release's own rows again, in one commit. ``registry``: the mark of the
+    one that knows the release, without which no clean-up takes the table for its own.
 
     Returns:
         The number of rows.
@@ -69,17 +75,17 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path) -> in
     """
     facts = _read_facts(embedded)
     if _is_there(uri=uri, table=table):
+        there = Index.open(uri=uri, table=table)
         if not holds_release(uri=uri, table=table, ingested=ingested, embedded=embedded):
-            _restore_rows(Index.open(uri=uri, table=table), _build_rows(ingested, embedded), facts, name=table)
+            _restore_rows(there, _build_rows(ingested, embedded), facts, name=table)
+        there.add_missing_index()
         return facts["rows"]
     rows = _build_rows(ingested, embedded)
-    rows = rows.replace_schema_metadata(
-        {FINGERPRINT: facts["fingerprint"].encode(), SIMILARITY: facts["similarity"].encode()}
-    )
-    written = lancedb.connect(uri).create_table(table, rows)
-    if written.count_rows() >= INDEX_FROM_ROWS:
-        written.create_index(metric=DISTANCES[facts["similarity"]], vector_column_name="vector", index_type="IVF_SQ")
-    return written.count_rows()
+    marks = {FINGERPRINT: facts["fingerprint"], SIMILARITY: facts["similarity"], REGISTRY: registry}
+    rows = rows.replace_schema_metadata({name: value.encode() for name, value in marks.items()})
+    written = Index(lancedb.connect(uri).create_table(table, rows))
+    written.add_missing_index()
+    return written.rows
 
 
 def holds_release(*, uri: str, table: str, ingested: Path, embedded: Path) -> bool:
@@ -114,6 +120,14 @@ def list_releases(uri: str) -> dict[str, str]:
     """The tables of releases in ``uri``, by the version of their release; tables of others are left out."""
     found = [(table, RELEASE_TABLE.fullmatch(table)) for table in _list_tables(lancedb.connect(uri))]
     return {match[1]: table for table, match in found if match}
+
+
+def read_registry(*, uri: str, table: str) -> str:
+    """The mark of the registry whose release ``table`` is; empty where it has none, or was never committed."""
+    try:
+        return Index.open(uri=uri, table=table).registry
+    except IndexError_:
+        return ""
 
 
 def describe_table(*, uri: str, table: str) -> TableFacts:
@@ -194,6 +208,11 @@ class Index:
         return cast(Similarity, name)
 
     @property
+    def registry(self) -> str:
+        """The mark of the registry that it was published from; empty in tables that do not say."""
+        return (self._table.schema.metadata or {}).get(REGISTRY, b"").decode()
+
+    @property
     def dimensions(self) -> int:
         """Length of every vector."""
         return int(self._table.schema.field("vector").type.list_size)
@@ -262,6 +281,34 @@ class Index:
             merging.execute(rows)
         elif delete:
             self._table.delete(condition)
+
+    def add_missing_index(self) -> None:
+        """Build the vector index of a table that is large enough for one and has none."""
+        if self.rows >= INDEX_FROM_ROWS and self._find_index() is None:
+            self._table.create_index(
+                metric=DISTANCES[self.similarity], vector_column_name="vector", index_type="IVF_SQ"
+            )
+
+    def tidy(self) -> None:
+        """Join small files, index what is outside the index and free the room of old rows, where there is much of it.
+
+        LanceDB tells a version's age from its making, not from when the next one replaced it: by that, a reader of a
+        table that was old before its first refresh would lose it at once. So the last version that is older than
+        ``HELD`` stays; those before it were replaced longer ago.
+        """
+        self.add_missing_index()
+        versions = self._table.list_versions()
+        made = [version["timestamp"].astimezone(UTC) for version in versions]
+        now = datetime.now(UTC)
+        last = max((time for time in made if time <= now - HELD), default=min(made)) - MARGIN
+        index = self._find_index()
+        loose = int(versions[-1]["metadata"]["total_deletion_file_rows"]) + (index.num_unindexed_rows if index else 0)
+        small = self._table.stats()["fragment_stats"]["num_small_fragments"]
+        if min(made) < last or loose > MOST_LOOSE or small > MOST_FRAGMENTS:
+            self._table.optimize(cleanup_older_than=now - last)
+
+    def _find_index(self) -> Any:
+        return next((index for index in self._table.list_indices() if index.columns == ["vector"]), None)
 
     def restore(self, version: int) -> None:
         """Make the rows of an earlier version the current ones."""

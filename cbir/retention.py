@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cbir.errors import ReleaseError
-from cbir.index import describe_table, drop_table, list_releases
+from cbir.index import describe_table, drop_table, list_releases, read_registry
 from cbir.params import ReleaseParams, load_section
 from cbir.promotion import find_previous, open_registry
 from cbir.registry import WANTED, Registry, Release
@@ -40,7 +40,7 @@ def plan_cleaning(workspace: Path, *, keep: int | None, now: datetime) -> list[R
     if keep < 1:
         raise ReleaseError("At least one release is kept; give --keep 1 or more.")
     registry, uri = open_registry(workspace), locate_index(workspace)
-    releases, tables = registry.list_releases(), list_releases(uri)
+    releases, tables = registry.list_releases(), _list_own(registry, uri)
     protected = protect_releases(registry, releases, keep=keep, now=now)
     removals = [
         Removal(
@@ -96,12 +96,27 @@ def clean_up(workspace: Path, removals: Sequence[Removal], *, now: datetime) -> 
     return gone
 
 
+def _list_own(registry: Registry, uri: str) -> dict[str, str]:
+    """The tables that are not another registry's, by the version of their release.
+
+    Several catalogues may share an index, and a shell without MLFLOW_TRACKING_URI opens a registry that is empty.
+    """
+    mine = ("", registry.read_mark())
+    found = list_releases(uri)
+    return {version: table for version, table in found.items() if read_registry(uri=uri, table=table) in mine}
+
+
 def _list_orphans(uri: str, tables: dict[str, str], releases: Sequence[Release], *, now: datetime) -> list[Removal]:
-    known = {release.version for release in releases}
+    """Tables whose release is gone.
+
+    One that is above the newest release stays: it was made since a backup that this registry was restored from, or,
+    without a mark, by another registry.
+    """
+    known = {int(release.version) for release in releases}
     orphans = [
         (version, table, describe_table(uri=uri, table=table))
         for version, table in tables.items()
-        if version not in known
+        if int(version) not in known and int(version) < max(known, default=0)
     ]
     return [
         Removal(version=version, table=table, why="of no release", table_bytes=facts.size, model_bytes=0)

@@ -71,13 +71,14 @@ def describe_release(workspace: str, key: str) -> None:
 def publish_index(workspace: str, key: str) -> int:
     """Write the release's table beside the live one."""
     root = Path(workspace)
-    _, release = find_release(root, key)
+    registry, release = find_release(root, key)
     with lock_table(root, release.table):
         return publish_table(
             uri=locate_index(root),
             table=release.table,
             ingested=root / "data/ingested",
             embedded=root / "data/embedded",
+            registry=registry.read_mark(),
         )
 
 

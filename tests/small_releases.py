@@ -85,6 +85,7 @@ def make_release(
     workspace: Path,
     *,
     fingerprint: str,
+    name: str = "cbir",
     average_precision: Mapping[str, float] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Release:
@@ -92,7 +93,8 @@ def make_release(
     scores = average_precision or dict.fromkeys(IDS, 0.5)
     write_outputs(workspace, fingerprint=fingerprint, average_precision=scores)
     data = workspace / "data"
-    release = Registry(workspace, name="cbir").register(
+    registry = Registry(workspace, name=name)
+    release = registry.register(
         encoder=data / "encoder",
         fingerprint=fingerprint,
         data_revision="d",
@@ -109,6 +111,10 @@ def make_release(
         facts={"rows": "4"} | dict(facts or {}),
     )
     publish_table(
-        uri=str(workspace / "lancedb"), table=release.table, ingested=data / "ingested", embedded=data / "embedded"
+        uri=str(workspace / "lancedb"),
+        table=release.table,
+        ingested=data / "ingested",
+        embedded=data / "embedded",
+        registry=registry.read_mark(),
     )
     return release

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from small_releases import NOW, make_registry, make_release
+from small_releases import NOW, make_registry, make_release, write_outputs
 
 from cbir.errors import ReleaseError
+from cbir.index import drop_table, publish_table
 from cbir.promotion import pin_release, roll_back, unpin_release
 from cbir.registry import Registry
 from cbir.retention import clean_up, plan_cleaning
@@ -121,20 +122,77 @@ def test_a_table_of_no_release_goes_after_a_day_and_tables_of_others_never(six: 
     tables = tmp_path / "lancedb"
     for name in ("release_v99", "mine", "release_vx"):
         shutil.copytree(tables / "release_v1.lance", tables / f"{name}.lance")
-    half = tables / "release_v98.lance" / "data"  # as a killed writer leaves it
-    half.mkdir(parents=True)
-    (half / "x.lance").write_bytes(b"abc")
-    written = os.stat(half / "x.lance").st_mtime
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for version in ("4", "5"):
+        client.delete_model_version("cbir", version)
+    half = tables / "release_v4.lance"  # as a killed writer leaves it
+    shutil.rmtree(half / "_versions")
+    written = max(path.stat().st_mtime for path in tables.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in half.rglob("*") if path.is_file())
     soon, late = (datetime.fromtimestamp(written, UTC) + timedelta(hours=hours) for hours in (1, 30))
     assert plan(tmp_path, keep=6, now=soon) == []
     planned = plan_cleaning(tmp_path, keep=6, now=late)
     assert {(removal.table, removal.why) for removal in planned} == {
-        ("release_v98", "of no release"),
-        ("release_v99", "of no release"),
+        ("release_v4", "of no release"),
+        ("release_v5", "of no release"),
     }
-    assert next(removal.table_bytes for removal in planned if removal.version == "98") == 3
+    assert next(removal.table_bytes for removal in planned if removal.version == "4") == size
     clean_up(tmp_path, planned, now=NOW)
-    assert list_tables(tmp_path) == sorted(["mine", "release_vx", *(f"release_v{n}" for n in range(1, 7))])
+    left = ["mine", "release_vx", "release_v99", *(f"release_v{n}" for n in (1, 2, 3, 6))]
+    assert list_tables(tmp_path) == sorted(left)
+
+
+def forget_the_server(workspace: Path) -> None:
+    """As a shell in which MLFLOW_TRACKING_URI is not set: an empty registry opens."""
+    make_registry(workspace)
+
+
+def rename(workspace: Path) -> None:
+    (workspace / "params.yaml").write_text("release: {name: shop}")
+
+
+def begin_anew(workspace: Path) -> None:
+    """Another registry of the same name has releases of its own, with higher numbers, and shares the index."""
+    make_registry(workspace)
+    tables = workspace / "lancedb"
+    tables.rename(workspace / "moved")
+    for number in range(8):
+        make_release(workspace, fingerprint=f"other {number}")
+    for table in tables.iterdir():
+        if not (workspace / "moved" / table.name).exists():
+            table.rename(workspace / "moved" / table.name)
+    shutil.rmtree(tables)
+    (workspace / "moved").rename(tables)
+
+
+@pytest.mark.parametrize("open_another", [forget_the_server, rename, begin_anew])
+def test_no_table_that_another_registry_made_is_ever_planned(
+    six: Registry, tmp_path: Path, open_another: Callable[[Path], None]
+) -> None:
+    open_another(tmp_path)
+    tables = {removal.table for removal in plan_cleaning(tmp_path, keep=1, now=LATER)}
+    assert tables & {f"release_v{n}" for n in range(1, 7)} == set()
+
+
+@pytest.mark.parametrize("releases", [0, 3])
+def test_without_a_mark_only_what_is_below_the_newest_release_counts_as_of_no_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, releases: int
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make_registry(tmp_path)
+    for number in range(releases):
+        make_release(tmp_path, fingerprint=str(number))
+    for version in (2, 4):
+        table = f"release_v{version}"
+        drop_table(uri=str(tmp_path / "lancedb"), table=table)
+        data = tmp_path / "data"
+        write_outputs(tmp_path, fingerprint="old", average_precision={"s/0": 0.5})
+        publish_table(
+            uri=str(tmp_path / "lancedb"), table=table, ingested=data / "ingested", embedded=data / "embedded"
+        )
+    if releases:
+        MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").delete_model_version("cbir", "2")
+    assert plan(tmp_path, keep=9) == (["2"] if releases else [])
 
 
 def test_one_release_is_kept_at_least(six: Registry, tmp_path: Path) -> None:

@@ -146,6 +146,14 @@ class Registry:
         releases = [read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
+    def read_mark(self) -> str:
+        """What tells this registry from any other, also one of the same name: it is written into every index table.
+
+        Empty where nothing was ever registered.
+        """
+        model = self._find_model()
+        return f"{self.name} {model.creation_timestamp}" if model else ""
+
     def read_aliases(self) -> dict[str, str]:
         """Which version each alias names."""
         model = self._find_model()
