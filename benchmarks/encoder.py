@@ -133,7 +133,7 @@ def _make_objective(fusion: Fusion, features: Features, *, params: TrainParams) 
             "labels": [[f"label {n % (LABELS + 1)}"] for n in range(BATCH)],
         }
     )
-    data = TrainingData(items, features, rows=np.arange(BATCH), cluster=np.arange(BATCH), most_labels=LABELS)
+    data = TrainingData(items, features, indexed=features, cluster_N=np.arange(BATCH), most_labels=LABELS)
     relative = RelativeWords(data, [], towers=None)  # type: ignore[arg-type]  # asked for words alone
     return Objective(fusion, data, evidence=assemble_evidence(fusion, features), relative=relative, params=params)
 

@@ -31,24 +31,29 @@ def take_histogram(features: Features) -> np.ndarray:
     return features.image_BS[:, -COLOURS:].astype(np.float32) * features.has_image_B[:, None]
 
 
-def score_captions(captions: Sequence[str | None]) -> Callable[[np.ndarray], np.ndarray]:
-    """BM25 of the captions of given rows as queries against all captions, float32 (B, N); zeros without words.
+def score_captions(captions: Sequence[str | None]) -> Callable[[Sequence[str | None]], np.ndarray]:
+    """BM25 of texts as queries against the captions, float32 (B, N); zeros without words.
 
     Lucene's variant, k1 1.5, b 0.75, English stop words left out (Robertson & Zaragoza 2009; Lù 2024, BM25S).
     """
-    words = bm25s.tokenize([text or "" for text in captions], stopwords="en", return_ids=False, show_progress=False)
+    words = _split_words(captions)
     index = bm25s.BM25()
     if any(words):
         index.index(words, show_progress=False)
 
-    def score(rows: np.ndarray) -> np.ndarray:
-        score_BN = np.zeros((len(rows), len(words)), np.float32)
-        for score_N, asked in zip(score_BN, (words[row] for row in rows), strict=True):
-            if asked:
+    def score(texts: Sequence[str | None]) -> np.ndarray:
+        score_BN = np.zeros((len(texts), len(words)), np.float32)
+        for score_N, asked in zip(score_BN, _split_words(texts), strict=True):
+            if asked and any(words):
                 score_N[:] = index.get_scores(asked)
         return score_BN
 
     return score
+
+
+def _split_words(texts: Sequence[str | None]) -> list[list[str]]:
+    told = [text or "" for text in texts]
+    return list(bm25s.tokenize(told, stopwords="en", return_ids=False, show_progress=False))
 
 
 def normalise(vector_ND: np.ndarray) -> np.ndarray:

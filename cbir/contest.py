@@ -158,7 +158,7 @@ def _pair_up(
                     "cluster": cluster,
                     "champion": float(old),
                     "challenger": float(new),
-                    "parts": parts[id_],
+                    "parts": parts.get(id_, []),  # none where no item asks
                 }
 
 

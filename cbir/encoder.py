@@ -42,7 +42,8 @@ class Features:
 class Encoder:
     """A trained encoder, open: frozen towers, fusion and fingerprint.
 
-    ``reads_words`` is false where it was trained on pictures without a caption: what it makes of words says nothing.
+    ``reads_words`` is false where it was trained on pictures without captions or labels: what it makes of words says
+    nothing.
     """
 
     def __init__(

@@ -75,6 +75,25 @@ def replace_words(features: Features, towers: Towers, words: Sequence[str]) -> F
     )
 
 
+def add_words(features: Features, towers: Towers, words: Sequence[str | None]) -> Features:
+    """The same rows, where one without words has its own of ``words``, as far as there is one."""
+    rows = [n for n, text in enumerate(words) if text and not features.has_text_B[n]]
+    texts = sorted({words[row] or "" for row in rows})
+    if not texts:
+        return features
+    place = {text: n for n, text in enumerate(texts)}
+    read = np.array([place[words[row] or ""] for row in rows])
+    tokens_UTW, mask_UT, text_UR = towers.read(texts)
+    longest = max(tokens_UTW.shape[1], features.tokens_BTW.shape[1])
+    told = pad_tokens(features, longest)
+    told = replace(told, **{name: getattr(told, name).copy() for name in ("text_BR", "captions_BR", "has_text_B")})
+    told.tokens_BTW[rows, : tokens_UTW.shape[1]] = (tokens_UTW * mask_UT[..., None])[read]
+    told.token_mask_BT[rows, : mask_UT.shape[1]] = mask_UT[read]
+    told.text_BR[rows] = told.captions_BR[rows] = text_UR[read]
+    told.has_text_B[rows] = True
+    return told
+
+
 def keep_modalities(features: Features, *, image: bool, text: bool) -> Features:
     """The same rows with a modality masked out."""
     return replace(features, has_image_B=features.has_image_B & image, has_text_B=features.has_text_B & text)

@@ -20,7 +20,7 @@ from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metric_losses import SHARED, make_pair_loss
-from cbir.metrics import encode_labels
+from cbir.metrics import encode_labels, list_labels
 from cbir.params import TrainParams
 from cbir.start import assemble_evidence, find_basis
 from cbir.towers.run import Towers
@@ -33,21 +33,22 @@ PAIRS = ((0, 1, 2 / 3), (0, 2, 1 / 6), (1, 2, 1 / 6))  # of views, with the weig
 class TrainingData:
     """Features, labels and clusters of the training items.
 
-    ``code_N`` is equal where the caption or the picture is; ``label_code_N`` where all labels are.
+    ``indexed`` are the features as the index holds the items, with no words but their own; ``code_N`` is equal where
+    the caption or the picture is, ``label_code_N`` where all labels are.
     """
 
     def __init__(
-        self, items: pa.Table, features: Features, *, rows: np.ndarray, cluster: np.ndarray, most_labels: int
+        self, items: pa.Table, features: Features, *, indexed: Features, cluster_N: np.ndarray, most_labels: int
     ) -> None:
-        items = items.take(rows)
         self.ids = items["id"].to_pylist()
-        self.features = features
-        self.label_NL = encode_labels(items["labels"].to_pylist())
+        self.features, self.indexed = features, indexed
+        labels = items["labels"].to_pylist()
+        self.labels, self.label_NL = list_labels(labels), encode_labels(labels)
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
-        self.cluster_N = cluster[rows]
+        self.cluster_N = cluster_N
         self.code_N = number_twins(first_captions(items), items["sha256"].to_pylist())
-        labels = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(items["labels"].to_pylist())]
-        self.label_code_N = np.unique(labels, return_inverse=True)[1]
+        codes = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(labels)]
+        self.label_code_N = np.unique(codes, return_inverse=True)[1]
 
 
 class RelativeWords:
@@ -142,7 +143,7 @@ class Objective:
             token_mask_BT=spoken.token_mask_BT,
             has_text_B=spoken.has_text_B,
         )
-        answer = make_tokens(select_rows(self.data.features, target))
+        answer = make_tokens(select_rows(self.data.indexed, target))
         return self._match_targets(
             asked_evidence, make_tokens(asked), self.evidence.select(torch.from_numpy(target)), answer, target=target
         )

@@ -4,6 +4,7 @@
 |---|---|---|
 | ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
 | ``label`` | an item | the others that share a label |
+| ``label_name`` | what a label is called | the items that have it, as the index holds them |
 | ``copy`` | a changed copy of an item's picture, where no item has words or labels | its picture |
 | ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
 | ``relative`` | a picture and a change of it in words | the picture that has the change |
@@ -31,6 +32,7 @@ from cbir.encoder import Encoder, Features
 from cbir.errors import SplitError
 from cbir.features import BLOCK, CACHE, first_captions, keep_modalities, load_features, replace_words, select_rows
 from cbir.golden import GoldenQueries
+from cbir.label_names import list_names
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 from cbir.records import iterate_items, read_relative, read_table
 
@@ -60,10 +62,14 @@ class Gallery:
 class QuerySet:
     """Queries that each have something relevant: an item that shares a sign with the query, unless it is left out.
 
-    ``asking_Q`` is the row of the item that asks, ``left_out_Q`` the row that the query's gallery leaves out, or -1.
+    ``ids`` and ``cluster_Q`` are those of the items that ask, at the rows ``asking_Q`` of the gallery; where no item
+    asks there are no such rows, and each query is a cluster of its own. ``left_out_Q`` is the row that the query's
+    gallery leaves out, or -1.
     """
 
     name: str
+    ids: Sequence[str]
+    cluster_Q: np.ndarray
     asking_Q: np.ndarray
     left_out_Q: np.ndarray
     sign_QS: csr_array
@@ -109,7 +115,11 @@ def select_gallery(
     towers_folder: Path,
     cache: Path,
 ) -> Gallery:
-    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them."""
+    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them.
+
+    They come in an order that says nothing: of equal scores the first wins, and files often lie sorted by class.
+    """
+    rows = np.random.default_rng(len(rows)).permutation(rows)
     chosen = items.select(["id", "image", "captions", "labels"]).take(rows)
     copies = None
     if len(rows) and is_bare(chosen):
@@ -145,19 +155,18 @@ def measure_system(
     gallery: Gallery, query_set: QuerySet, *, system: str, score: ScoreRows, ks: Sequence[int]
 ) -> Answers:
     """Figures of every query of one query set by one system's scores."""
-    rows = query_set.asking_Q
     measured = measure_queries(
         lambda start, stop: leave_out(query_set, score(start, stop), start=start),
         lambda start, stop: judge_rows(query_set, start, stop),
-        queries=len(rows),
+        queries=len(query_set.ids),
         items=len(gallery.ids),
         ks=ks,
     )
     return Answers(
         query_set=query_set.name,
         system=system,
-        ids=[gallery.ids[row] for row in rows],
-        cluster_Q=gallery.cluster_N[rows],
+        ids=query_set.ids,
+        cluster_Q=query_set.cluster_Q,
         figures=measured.figures,
         precision_QP=measured.precision_QP,
     )
@@ -207,25 +216,55 @@ def list_query_sets(gallery: Gallery) -> list[QuerySet]:
     sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
     if gallery.copies is not None:
         sets.append(_ask_own("copy", np.arange(len(gallery.ids)), gallery=gallery))
-    sets.append(_ask_others("label", gallery.labels))
-    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N]))
+    sets.append(_ask_others("label", gallery.labels, gallery=gallery))
+    sets.append(_ask_names(gallery))
+    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery))
     sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
-    return [one for one in sets if len(one.asking_Q)]
+    return [one for one in sets if len(one.ids)]
+
+
+def _ask_items(
+    name: str, asking_Q: np.ndarray, *, left_out_Q: np.ndarray, sign_QS: csr_array, sign_NS: csr_array, gallery: Gallery
+) -> QuerySet:
+    return QuerySet(
+        name=name,
+        ids=[gallery.ids[row] for row in asking_Q],
+        cluster_Q=gallery.cluster_N[asking_Q],
+        asking_Q=asking_Q,
+        left_out_Q=left_out_Q,
+        sign_QS=sign_QS,
+        sign_NS=sign_NS,
+    )
 
 
 def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
     """The query's own item is what is relevant: each item is a sign of its own."""
     sign_NS = eye_array(len(gallery.ids), format="csr")
-    left_out_Q = np.full(len(asking_Q), -1)
-    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=left_out_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
+    nothing_Q = np.full(len(asking_Q), -1)
+    return _ask_items(name, asking_Q, left_out_Q=nothing_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS, gallery=gallery)
 
 
-def _ask_others(name: str, signs: Sequence[Sequence[str]]) -> QuerySet:
+def _ask_others(name: str, signs: Sequence[Sequence[str]], *, gallery: Gallery) -> QuerySet:
     """Every item asks for the others that share a sign, a label or the cluster."""
     sign_NS = _encode_signs(signs)
     shared_S = np.asarray(sign_NS.sum(axis=0)) > 1
     asking_Q = np.flatnonzero(sign_NS @ shared_S)
-    return QuerySet(name=name, asking_Q=asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS)
+    return _ask_items(name, asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS, gallery=gallery)
+
+
+def _ask_names(gallery: Gallery) -> QuerySet:
+    """What labels are called asks for the items that have them; labels of one name are one query."""
+    named = list_names(gallery.labels)
+    names = sorted({name for row in named for name in row})
+    return QuerySet(
+        name="label_name",
+        ids=names,
+        cluster_Q=np.arange(len(names)),
+        asking_Q=np.zeros(0, np.int64),
+        left_out_Q=np.full(len(names), -1),
+        sign_QS=eye_array(len(names), format="csr"),
+        sign_NS=_encode_signs(named),
+    )
 
 
 def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
@@ -241,7 +280,9 @@ def _ask_relative(name: str, gallery: Gallery) -> QuerySet:
     pair_Q2 = np.array([(reference, target) for reference, _, target in gallery.pairs], np.int64).reshape(-1, 2)
     reference_Q, target_Q = pair_Q2.T
     sign_NS = eye_array(len(gallery.ids), format="csr")
-    return QuerySet(name=name, asking_Q=reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS)
+    return _ask_items(
+        name, reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS, gallery=gallery
+    )
 
 
 def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vectors: Vectors) -> dict[str, ScoreRows]:
@@ -262,7 +303,12 @@ def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vect
         case "duplicate":
             return {"fused": compare(image[rows], image)}
         case "label":
-            return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in vectors.items()}
+            told = (
+                vectors if gallery.features.has_text_B.any() else {"fused_both": both}
+            )  # else all are one, or nothing
+            return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in told.items()}
+        case "label_name":
+            return {"fused": compare(encoder.fuse(read_names(encoder, gallery, query_set.ids)), both)}
     wishes = embed_views(encoder, read_wishes(encoder, gallery))
     wishes["fused_sum"] = normalise(wishes["fused_image"] + wishes["fused_text"])
     searched = image if query_set.name == "relative" else both
@@ -275,6 +321,13 @@ def read_wishes(encoder: Encoder, gallery: Gallery) -> Features:
     return replace_words(
         select_rows(gallery.features, reference_Q), encoder.towers, [words for _, words, _ in gallery.pairs]
     )
+
+
+def read_names(encoder: Encoder, gallery: Gallery, names: Sequence[str]) -> Features:
+    """Tower outputs of labels' names, without a picture."""
+    nobody_Q = np.zeros(len(names), np.int64)
+    named = replace_words(select_rows(gallery.features, nobody_Q), encoder.towers, names)
+    return keep_modalities(named, image=False, text=True)
 
 
 def embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:

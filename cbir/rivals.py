@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.classical import Descriptors, Verifier, describe_pictures, score_energies
 from cbir.encoder import Encoder
-from cbir.query_sets import Gallery, QuerySet, leave_out, read_wishes
+from cbir.query_sets import Gallery, QuerySet, leave_out, read_names, read_wishes
 from cbir.ranks import ScoreRows, score_vectors
 
 
@@ -20,6 +21,7 @@ class Rivals:
         self._gallery = gallery
         self._encoder = encoder
         self._pooled = pool_towers(gallery.features, encoder.towers.shapes)
+        self._spoken = bool(gallery.features.has_text_B.any())  # where no item has words, nothing is told by words
 
     def answer(self, query_set: QuerySet) -> dict[str, ScoreRows]:
         """The systems that can answer a query set; towers share no space, so not from words to pictures.
@@ -29,14 +31,22 @@ class Rivals:
         rows, pooled = query_set.asking_Q, self._pooled
         match query_set.name:
             case "label":
-                towers = {name: score_vectors(vector_ND[rows], vector_ND) for name, vector_ND in pooled.items()}
-                return towers | self._compare_pictures(query_set) | {"bm25": self._read_captions(rows)}
+                image_ND = pooled["image_only"]
+                seen = {"image_only": score_vectors(image_ND[rows], image_ND)} | self._compare_pictures(query_set)
+                return seen | self._read_items(rows) if self._spoken else seen
+            case "label_name" if self._spoken:
+                named = read_names(self._encoder, self._gallery, query_set.ids)
+                asked_QD = pool_towers(named, self._encoder.towers.shapes)["text_only"]
+                return {
+                    "text_only": score_vectors(asked_QD, pooled["text_only"]),
+                    "bm25": self._read_captions(query_set.ids),
+                }
             case "copy":
                 assert self._gallery.copies is not None, "the query set is of them"
-                asked = pool_towers(self._gallery.copies, self._encoder.towers.shapes)["image_only"]
+                asked_QD = pool_towers(self._gallery.copies, self._encoder.towers.shapes)["image_only"]
                 counted_QH, histogram_NH = take_histogram(self._gallery.copies), take_histogram(self._gallery.features)
                 return {
-                    "image_only": score_vectors(asked, pooled["image_only"]),
+                    "image_only": score_vectors(asked_QD, pooled["image_only"]),
                     "histogram": score_vectors(counted_QH, histogram_NH),
                 }
             case "duplicate":
@@ -64,9 +74,14 @@ class Rivals:
             "orb": self._verifier.rerank(find, rows),
         }
 
-    def _read_captions(self, rows: np.ndarray) -> ScoreRows:
+    def _read_items(self, rows: np.ndarray) -> dict[str, ScoreRows]:
+        """What compares the words of items, alone and beside their pictures."""
+        towers = {name: score_vectors(self._pooled[name][rows], self._pooled[name]) for name in ("text_only", "sum")}
+        return towers | {"bm25": self._read_captions([self._gallery.captions[row] for row in rows])}
+
+    def _read_captions(self, asked: Sequence[str | None]) -> ScoreRows:
         score = score_captions(self._gallery.captions)
-        return lambda start, stop: score(rows[start:stop])
+        return lambda start, stop: score(asked[start:stop])
 
     @cached_property
     def _described(self) -> Descriptors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from cbir.classes import Classes
 from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
-from cbir.features import CACHE, load_features, select_rows
+from cbir.features import CACHE, add_words, first_captions, load_features, select_rows
 from cbir.finetune import FAULTS, tune_towers
 from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
 from cbir.held_out import HeldOut, check_copies, embed_views
+from cbir.label_names import lend_names, name_label
 from cbir.late import TEXTURES
 from cbir.metrics import find_best
 from cbir.objective import Objective, RelativeWords, TrainingData
@@ -69,7 +70,7 @@ def train(
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
     if len(rows["train"]) < LEAST_ITEMS:
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
-    captions = [text for texts in items["captions"].take(rows["train"]).to_pylist() for text in texts or []]
+    captions = [text for texts in lend_names(items.take(rows["train"]))["captions"].to_pylist() for text in texts]
     textured = not TEXTURES.isdisjoint(params.late)
     visual, text = build_visual(tower_params, textured=textured), build_text(tower_params, captions=captions)
     if tune_params.epochs:
@@ -120,6 +121,11 @@ class _Catalogue:
     def select_copies(self, rows: np.ndarray) -> list[Features]:
         """Copies of the pictures of the given rows, all of which are known."""
         return [select_rows(one, np.searchsorted(self.known, rows)) for one in self.copies]
+
+    def read_names(self, labels: Sequence[str]) -> np.ndarray:
+        """What the text tower makes of the labels' names, float32 (L, R)."""
+        names = [name_label(label) for label in labels]
+        return self.towers.read(names)[2] if names else np.zeros((0, self.towers.shapes.text.summary), np.float32)
 
 
 def _copy_pictures(items: pa.Table, *, towers_folder: Path, seed: int) -> list[Features]:
@@ -198,11 +204,12 @@ class _Fit:
         torch.manual_seed(params.seed)
         self.rng = np.random.default_rng(params.seed)
         self.params = params
+        items, indexed = lend_names(catalogue.items.take(rows)), select_rows(catalogue.features, rows)
         self.data = TrainingData(
-            catalogue.items,
-            select_rows(catalogue.features, rows),
-            rows=rows,
-            cluster=catalogue.cluster_N,
+            items,
+            add_words(indexed, catalogue.towers, first_captions(items)),
+            indexed=indexed,
+            cluster_N=catalogue.cluster_N[rows],
             most_labels=params.dimensions // 3,
         )
         pairs = read_relative(catalogue.ingested, self.data.ids)
@@ -210,6 +217,7 @@ class _Fit:
             self.data.features,
             self.data.label_NL,
             basis_LC=self.data.basis_LC,
+            name_LR=catalogue.read_names(self.data.labels),
             cluster_N=self.data.cluster_N,
             classes=catalogue.classes,
             shapes=catalogue.towers.shapes,

@@ -28,6 +28,7 @@ LAYERS = {
         "start",
         "objective",
         "held_out",
+        "label_names",
     }
     | {"augment", "two_towers", "finetune"}
     | {"baselines", "expectations", "golden", "query_sets", "scoreboard", "answers", "slices", "classical", "rivals"},

@@ -50,6 +50,7 @@ def start(features: Features, label_NL: np.ndarray) -> tuple[Fusion, FusionConfi
         features,
         label_NL,
         basis_LC=find_basis(label_NL, most=20),
+        name_LR=np.zeros((0, SHAPES.text.summary), np.float32),
         cluster_N=np.arange(ROWS),
         classes=CLASSES,
         shapes=SHAPES,

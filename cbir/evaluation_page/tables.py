@@ -14,6 +14,7 @@ QUERIES = {
     "image_to_text": "A picture searches words: the item's own words are relevant",
     "copy": "A changed copy of a picture searches pictures: the picture is relevant",
     "label": "An item searches items: those that share a label are relevant",
+    "label_name": "What a label is called searches items as the index holds them: those that have it are relevant",
     "duplicate": "A picture searches pictures: its near duplicates and variants are relevant",
     "golden": "Golden queries search all items as the index holds them",
     "relative": "A picture and a change of it search pictures: the target is relevant",

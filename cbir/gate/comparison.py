@@ -10,7 +10,16 @@ from cbir.gate.evidence import Evidence, Pair, Rule, pass_if
 from cbir.params import GateParams
 from cbir.statistics import Judgement, Verdict, judge_non_inferiority, judge_superiority
 
-QUERY_SETS = ("text_to_image", "image_to_text", "copy", "label", "duplicate", "relative", "relative_indexed")
+QUERY_SETS = (
+    "text_to_image",
+    "image_to_text",
+    "copy",
+    "label",
+    "label_name",
+    "duplicate",
+    "relative",
+    "relative_indexed",
+)
 OVERRIDE = 'promote it on your own account: `cbir-ops gate --override --release N --by NAME --reason "..."`'
 
 
