@@ -41,7 +41,7 @@ from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
 from cbir.metrics import find_best, hit_at_k, sort_relevance
 from cbir.params import FineTuneParams, TrainParams
-from cbir.records import write_json
+from cbir.records import write_json, write_text
 from cbir.similarity import compare_vectors
 from cbir.towers.run import normalise_pixels, open_tokenizer
 from cbir.towers.text import TextTower, tokenise
@@ -51,6 +51,7 @@ from cbir.two_towers import TwoTowers, list_groups
 PATIENCE = 3  # epochs without a better one
 CLIP = 1.0
 CHECKPOINTS = Path(".cbir/finetune")  # in the folder that a stage runs in, the workspace
+MARK = "out"  # in a folder of checkpoints: names the encoder's folder that they are for
 FAULTS = Path("reports/training/not-finite.json")
 
 
@@ -162,7 +163,7 @@ class FineTuning:
         self.pictures.epoch = self.epoch
         order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.pictures))
         shares = [
-            batch[self.fabric.global_rank :: self.fabric.world_size].tolist()
+            share_rows(batch, rank=self.fabric.global_rank, ranks=self.fabric.world_size)
             for batch in np.array_split(order, self.steps)
         ]
         yield from DataLoader(
@@ -200,14 +201,14 @@ class FineTuning:
         return self.model(batch.pixels, batch.other_pixels, batch.ids, batch.mask, batch.has_text_B)
 
     def _compare(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The loss of the global batch, the same on every rank.
+        """The loss of the global batch, the same on every rank; a row that fills up shares counts once.
 
         Raises:
             TrainingError: it is not finite.
         """
-        row_B = self._gather(batch.row_B[None].float())[0].long()
-        image_BD, answer_BD = self._gather(vectors.float())
-        loss = self.loss(image_BD, answer_BD, torch.from_numpy(self.data.code_N)[row_B.cpu()].to(image_BD.device))
+        row_B, once = np.unique(self._gather(batch.row_B[None])[0].cpu().numpy(), return_index=True)
+        image_BD, answer_BD = self._gather(vectors.float())[:, once]
+        loss = self.loss(image_BD, answer_BD, torch.from_numpy(self.data.code_N[row_B]).to(image_BD.device))
         if not bool(torch.isfinite(loss)):
             if self.fabric.is_global_zero:
                 write_json(self.faults, [self.data.ids[row] for row in row_B.tolist()])
@@ -230,6 +231,12 @@ class FineTuning:
     def _read_validation(self, rows: Sequence[int]) -> torch.Tensor:
         ids, mask = tokenise(self.tokenizer, [self.validation.texts[n] or "" for n in rows])
         return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
+
+
+def share_rows(batch: np.ndarray, *, rank: int, ranks: int) -> list[int]:
+    """The rows of a global batch that ``rank`` sees: as many as every other rank, for which some are given twice."""
+    shares = -(-len(batch) // ranks)
+    return [int(row) for row in np.resize(batch, shares * ranks)[rank::ranks]]
 
 
 def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
@@ -263,12 +270,14 @@ def tune_towers(
     rows: Mapping[str, np.ndarray],
     one_space: bool,
     key: str,
+    out: Path,
     tune_params: FineTuneParams,
     params: TrainParams,
 ) -> bool:
     """Fine-tune both towers in place on the rows ``train`` of ``items``, watched on the rows ``validation``.
 
-    ``key`` names all that the outcome depends on: of the same key, a run that was stopped goes on.
+    ``key`` names all that the outcome depends on: of the same key, a run that was stopped goes on. Its checkpoints stay
+    until ``forget_checkpoints`` is told that the encoder lies in ``out``.
 
     Returns:
         Whether this process is the first of all ranks, which writes what comes of it.
@@ -287,11 +296,20 @@ def tune_towers(
         params=tune_params,
         faults=FAULTS,
     )
+    if tuning.fabric.is_global_zero:
+        write_text(folder / MARK, str(out))
     first = fine_tune(tuning, checkpoint=folder / "last.ckpt")
     model.cpu().float()
-    if first:
-        shutil.rmtree(folder)
     return first
+
+
+def forget_checkpoints(out: Path) -> None:
+    """Remove the checkpoints for the encoder in ``out``, of other data and parameters too, and those for no folder."""
+    for folder in CHECKPOINTS.glob("*"):
+        mark = folder / MARK
+        of = Path(mark.read_text(encoding="utf-8")) if mark.exists() else out
+        if of == out or not of.parent.exists():  # a fold's folder goes with its cross-validation
+            shutil.rmtree(folder)
 
 
 def _select(items: pa.Table, rows: np.ndarray) -> Captioned:

@@ -105,7 +105,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_items(ingested: Path, *, columns: list[str] | None = None) -> pa.Table:
     """Read the item shards of ``ingested`` in id order of writing; leave ``image`` out where not needed.
 
-    ``image`` has 64-bit offsets: with the 32 bits that it has on disk, rows cannot be taken from over 2 GiB of pictures.
+    ``image`` has 64-bit offsets: with the 32 that it has on disk, rows cannot be taken from over 2 GiB of pictures.
 
     Raises:
         WorkspaceError: there are no shards.

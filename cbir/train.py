@@ -24,7 +24,7 @@ from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features
 from cbir.errors import CbirError, TrainingError
 from cbir.features import CACHE, add_words, first_captions, load_features, select_rows
-from cbir.finetune import FAULTS, tune_towers
+from cbir.finetune import FAULTS, forget_checkpoints, tune_towers
 from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
 from cbir.held_out import HeldOut, check_copies, embed_views
@@ -77,7 +77,7 @@ def train(
         key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
         one_space = tower_params.visual == tower_params.text
         first = tune_towers(
-            visual, text, items, rows=rows, one_space=one_space, key=key, tune_params=tune_params, params=params
+            visual, text, items, rows=rows, one_space=one_space, key=key, out=out, tune_params=tune_params, params=params
         )
         if not first:
             return
@@ -103,6 +103,8 @@ def train(
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
+    if tune_params.epochs:
+        forget_checkpoints(out)
 
 
 @dataclass(frozen=True, kw_only=True)

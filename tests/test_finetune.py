@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from tuning_run import make_tuning
+from conftest import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from tuning_run import draw_squares, make_tuning
 
+import cbir.train
 from cbir.errors import TrainingError
-from cbir.finetune import FineTuning, fine_tune
-from cbir.params import FineTuneParams
+from cbir.finetune import CHECKPOINTS, MARK, FineTuning, fine_tune, share_rows
+from cbir.ingest import ingest
+from cbir.params import FineTuneParams, IngestParams, TowerParams, TrainParams
+from cbir.records import SPLIT_SCHEMA, write_jsonl, write_table, write_text
 from cbir.two_towers import list_groups
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +95,52 @@ def test_the_weights_of_the_best_epoch_are_kept_and_a_finished_run_is_not_run_ag
     assert torch.equal(read_weights(again), kept[1])
 
 
+def prepare_stage(folder: Path) -> dict[str, Any]:
+    """What the stage `train` is called with, on 24 squares and the tiny towers; writes into ``folder``."""
+    raw = folder / "raw" / "squares"
+    raw.mkdir(parents=True)
+    squares = draw_squares(24)
+    for n, image in enumerate(squares.images):
+        (raw / f"{n}.png").write_bytes(image)
+    rows = [{"id": f"{n}", "file_name": f"{n}.png", "captions": [text]} for n, text in enumerate(squares.texts)]
+    write_jsonl(raw / "items.jsonl", rows)
+    ingest(folder / "raw", folder / "ingested", params=IngestParams(image_size=64))
+    where = [{"id": f"{n}", "split": "validation" if n > 19 else "train", "cluster": f"{n}"} for n in range(24)]
+    write_table(folder / "split/split.parquet", pa.Table.from_pylist(where, schema=SPLIT_SCHEMA))
+    name = f"open_clip/{TINY}"
+    return {
+        "tower_params": TowerParams(visual=name, visual_weights=str(folder / "tiny.safetensors"), text=name),
+        "tune_params": FineTuneParams(epochs=2, batch_size=8, accelerator="cpu"),
+        "params": TrainParams(epochs=1, batch_size=8, dimensions=32),
+    }
+
+
+def test_a_failure_after_tuning_costs_no_epoch_and_what_is_finished_leaves_no_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    stage, ran = prepare_stage(folder), []
+    run_epoch, export_towers = FineTuning.run_epoch, cbir.train.export_towers
+    monkeypatch.setattr(FineTuning, "run_epoch", lambda tuning: ran.append(tuning.epoch) or run_epoch(tuning))
+
+    def fail(*towers: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cbir.train, "export_towers", fail)
+    for tune_rate in (1e-4, 2e-4):  # the first one's parameters are given up
+        stage["tune_params"] = dataclasses.replace(stage["tune_params"], tower_rate=tune_rate)
+        with pytest.raises(OSError, match="No space"):
+            cbir.train.train(Path("ingested"), Path("split"), Path("encoder"), **stage)
+    assert (ran, len(list(CHECKPOINTS.iterdir()))) == ([0, 1, 0, 1], 2)
+    write_text(CHECKPOINTS / "running" / MARK, "other/encoder")
+    (folder / "other").mkdir()
+    monkeypatch.setattr(cbir.train, "export_towers", export_towers)
+    cbir.train.train(Path("ingested"), Path("split"), Path("encoder"), **stage)
+    assert ran == [0, 1, 0, 1]
+    assert [path.name for path in CHECKPOINTS.iterdir()] == ["running"]
+    assert Path("encoder").is_dir()
+
+
 def test_a_loss_that_is_not_finite_saves_the_ids_of_its_batch(folder: Path) -> None:
     tuning = make_tuning(folder, loss=lambda query, key, code: query.sum() * float("nan"))
     with pytest.raises(TrainingError, match=r"not finite; lower finetune\.tower_rate"):
@@ -110,14 +166,25 @@ def test_lower_layers_learn_more_slowly(folder: Path) -> None:
     assert len(rate) == sum(1 for _ in model.parameters())
 
 
+@given(st.lists(st.integers(0, 99), min_size=1, unique=True), st.integers(1, 9))
+def test_ranks_share_a_batch_of_any_size_in_equal_parts_and_miss_no_row(rows: list[int], ranks: int) -> None:
+    shares = [share_rows(np.array(rows), rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert {len(share) for share in shares} == {-(-len(rows) // ranks)}
+    assert {row for share in shares for row in share} == set(rows)
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(folder: Path) -> None:
-    alone = make_tuning(folder)
+@pytest.mark.parametrize(("count", "micro_batch"), [(32, 256), (31, 256), (31, 5)], ids=["even", "odd", "odd, cached"])
+def test_two_processes_have_the_loss_curve_of_one(folder: Path, count: int, micro_batch: int) -> None:
+    alone = make_tuning(folder, count=count)
     expected = [alone.run_epoch()["loss"] for _ in range(2)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(ROOT / "tests" / "tuning_run.py"), str(folder)], env=environment, capture_output=True, text=True
+        [*launch, str(ROOT / "tests" / "tuning_run.py"), str(folder), str(count), str(micro_batch)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     history = json.loads((folder / "history.json").read_text())
