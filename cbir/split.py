@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cbir.clusters import Edges, connect_rows, find_equals
+from cbir.clusters import connect_rows, find_equals, find_near
 from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams, load_section
 from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, write_json, write_table
@@ -78,23 +78,13 @@ def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, d
     Items are joined by an equal group, file hash or perceptual hash, or one within ``distance`` bits, and so on
     along the chain: flat drawings can chain far, and the whole chain stays together.
     """
-    equal = find_equals(groups) + find_equals(hashes) + find_equals(phashes)
-    near = _edges_of_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
-    return connect_rows(equal + near, count=len(groups))
+    near = find_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
+    return connect_rows(*map(find_equals, (groups, hashes, phashes)), near, count=len(groups))
 
 
 def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int) -> int:
     """How many test items have a training item within ``distance`` bits of their perceptual hash (uint64)."""
     return sum(int((np.bitwise_count(train_phash ^ phash) <= distance).any()) for phash in test_phash)
-
-
-def _edges_of_near(phash_N: np.ndarray, *, distance: int, block: int = 512) -> Edges:
-    edges: Edges = []
-    for start in range(0, len(phash_N), block):
-        bits = np.bitwise_count(phash_N[start : start + block, None] ^ phash_N[None, :])
-        rows, columns = np.nonzero(bits <= distance)
-        edges += [(int(a) + start, int(b)) for a, b in zip(rows, columns, strict=True) if a + start < b]
-    return edges
 
 
 def _fix_clusters(cluster_N: np.ndarray, given: list[str | None]) -> tuple[dict[int, str], int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbir.clusters import connect_rows, find_equals, find_near
 from cbir.errors import SplitError
 from cbir.params import SplitParams
 from cbir.records import ITEM_SCHEMA, read_table, write_table
@@ -41,6 +44,31 @@ def test_near_equal_pictures_are_one_cluster_and_far_ones_are_not() -> None:
 def test_a_chain_of_near_equal_pictures_stays_together_however_long() -> None:
     chain = [f"{(1 << n) - 1:016x}" for n in range(64)]
     assert set(cluster_items([str(n) for n in range(64)], [str(n) for n in range(64)], chain, distance=1)) == {0}
+
+
+near_hashes = st.lists(st.integers(0, 40).map(lambda n: n * 0x0101), max_size=50)  # many are equal, many are near
+
+
+@given(near_hashes, st.integers(0, 6), st.integers(1, 50))
+def test_hashes_are_connected_as_by_comparing_all_however_few_at_once(
+    hashes: list[int], distance: int, at_once: int
+) -> None:
+    every = [
+        (a, b) for a, one in enumerate(hashes) for b, two in enumerate(hashes) if (one ^ two).bit_count() <= distance
+    ]
+    near = find_near(np.array(hashes, np.uint64), distance=distance, pairs=at_once)
+    found = connect_rows(find_equals([str(one) for one in hashes]), near, count=len(hashes))
+    assert found.tolist() == connect_rows(np.array(every, np.int64).reshape(-1, 2), count=len(hashes)).tolist()
+
+
+def test_many_equal_and_many_nearly_equal_pictures_take_no_more_memory_than_others() -> None:
+    equal = np.full(20_000, 7, np.uint64)
+    near = np.array([sum(1 << n for n in bits) for bits in combinations(range(24), 3)], np.uint64)  # all within 6
+    tracemalloc.start()
+    assert len(find_near(equal, distance=4)) == 0
+    assert len(find_near(near, distance=6, pairs=2**16)) <= 2 * 2**16
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_a_large_cluster_does_not_take_the_test_split_of_its_label() -> None:
