@@ -33,8 +33,10 @@ def draw_squares(count: int, *, captions: bool = True, seed: int = 0) -> Caption
     )
 
 
-def make_tuning(folder: Path, *, captions: bool = True, loss: PairLoss | None = None, **params: object) -> FineTuning:
-    """A fine-tuning of the checkpoint in ``folder``, 32 squares, 8 to watch."""
+def make_tuning(
+    folder: Path, *, count: int = 32, captions: bool = True, loss: PairLoss | None = None, **params: object
+) -> FineTuning:
+    """A fine-tuning of the checkpoint in ``folder``, on ``count`` squares, 8 to watch."""
     name = f"open_clip/{TINY}"
     towers = TowerParams(visual=name, visual_weights=str(folder / "tiny.safetensors"), text=name)
     load_open_clip.cache_clear()  # or the model would be the last tuning's, trained
@@ -43,7 +45,7 @@ def make_tuning(folder: Path, *, captions: bool = True, loss: PairLoss | None = 
     settings = {"epochs": 3, "batch_size": 16, "tower_rate": 1e-3, "accelerator": "cpu"} | params
     return FineTuning(
         TwoTowers(visual, text, dimensions=32, similarity="cosine", one_space=True),
-        draw_squares(32, captions=captions),
+        draw_squares(count, captions=captions),
         draw_squares(8, captions=captions, seed=100),
         tokenizer=open_tokenizer(folder, max_tokens=20),
         loss=loss or make_pair_loss("info_nce", temperature=0.1, similarity="cosine"),
@@ -53,12 +55,12 @@ def make_tuning(folder: Path, *, captions: bool = True, loss: PairLoss | None = 
 
 
 def main() -> None:
-    """Run two epochs on two ranks; the first one writes the history."""
-    folder = Path(sys.argv[1])
+    """Run two epochs on two ranks: ``tuning_run.py FOLDER COUNT MICRO_BATCH``; the first one writes the history."""
+    folder, count, micro_batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     (folder / f"{TINY}.json").write_text(json.dumps(TINY_CONFIG))
     open_clip.add_model_config(folder / f"{TINY}.json")
-    tuning = make_tuning(folder, devices=2)
+    tuning = make_tuning(folder, count=count, micro_batch=micro_batch, devices=2)
     history = [tuning.run_epoch() for _ in range(2)]
     if tuning.fabric.is_global_zero:
         (folder / "history.json").write_text(json.dumps(history))
