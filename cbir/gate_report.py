@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cbir.promotion import open_registry
 from cbir.registry import Registry, Release
 
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
+LONGEST = 1000  # characters of the reasons; MLflow refuses more than 5,000, and an override puts its own behind them
 SIGNS = {"pass": "pass", "fail": "FAIL", "inconclusive": "open"}
 
 
@@ -22,7 +24,7 @@ def read_decision(workspace: Path, *, version: str | None) -> dict[str, Any]:
     """
     registry = open_registry(workspace)
     release = _pick_release(registry, version)
-    if "verdict" not in registry.read_gate_tags(release):
+    if not registry.read_gate_tags(release):
         raise ReleaseError(f"The gate has not decided on release {release.version}; run `cbir-ops retrain`.")
     return dict(json.loads(registry.fetch_evidence(release, "gate.json").read_text()))
 
@@ -87,6 +89,15 @@ def list_reasons(document: dict[str, Any]) -> list[str]:
         for rule in document["rules"]
         if rule["binding"] and rule["verdict"] != "pass"
     ]
+
+
+def shorten_reasons(names: Sequence[str]) -> str:
+    """Names of the rules that kept a release from going live, as one line that a tag of MLflow holds."""
+    line = ", ".join(names)
+    if len(line) <= LONGEST:
+        return line
+    shown = [name for n, name in enumerate(names) if len(", ".join(names[: n + 1])) <= LONGEST]
+    return f"{', '.join(shown)} and {len(names) - len(shown)} more"
 
 
 def _name(champion: str | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cbir.errors import ReleaseError
 from cbir.promotion import check_table, open_registry
 from cbir.registry.history import OVERRIDE
-from cbir.search import Searcher
+from cbir.smoke import ask_once
 from cbir.workspace import locate_index
 
 REMEDY = 'cbir-ops gate --override --release N --by NAME --reason "..."'
@@ -30,12 +30,12 @@ def promote_against_gate(workspace: Path, *, version: str | None, by: str | None
     tags = registry.read_gate_tags(release)
     if champion is not None and champion.version == release.version:
         raise ReleaseError(f"Release {version} is live already; there is nothing to override.")
-    if "verdict" not in tags:
+    if not tags:
         raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
     if tags["verdict"] == "pass":
         raise ReleaseError(f"Release {version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
     check_table(release, uri=locate_index(workspace))
-    Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
-    why = f"override of {tags['verdict']} ({tags['reasons']}): {(reason or '').strip()}"
+    ask_once(workspace, registry=registry, release=release)
+    why = f"override of {tags['verdict']} ({tags.get('reasons', '')}): {(reason or '').strip()}"
     registry.promote(release, reason=why, now=datetime.now(UTC), by=(by or "").strip(), action=OVERRIDE)
     return registry.read_history()[-1]

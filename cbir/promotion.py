@@ -75,12 +75,12 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
         IndexError_: its table is missing or does not match.
         TowerError: its encoder cannot be loaded.
     """
-    from cbir.search import Searcher
+    from cbir.smoke import ask_once  # it imports this module, and an encoder
 
     reason = _check_reason(reason)
     registry = open_registry(workspace)
     release = registry.get_version(version)
-    verdict = release.tags.get("gate.verdict")
+    verdict = release.gate.get("verdict")
     if verdict is None and version not in {entry["version"] for entry in registry.read_history()}:
         raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
     if verdict not in (None, "pass"):
@@ -89,7 +89,7 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
             f'`cbir-ops gate --override --release {version} --by NAME --reason "..."`.'
         )
     check_table(release, uri=locate_index(workspace))
-    Searcher.open_release(workspace, registry=registry, release=release).query(text="a test query", image=None, k=1)
+    ask_once(workspace, registry=registry, release=release)
     return _move(registry, release, action=PROMOTE, reason=reason, now=now)
 
 

@@ -115,6 +115,6 @@ def _describe(registry: Registry, release: Release, aliases: dict[str, str], tab
         rows=int(rows) if rows else None,
         table=tables.get(release.version),
         pinned=release.tags.get(PINNED),
-        verdict=release.tags.get("gate.verdict"),
+        verdict=release.gate.get("verdict"),
         metrics=registry.read_metrics(release),
     )

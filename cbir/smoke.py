@@ -11,11 +11,12 @@ from PIL import Image
 from cbir.errors import CbirError, IndexError_, ReleaseError
 from cbir.images import encode_png
 from cbir.promotion import open_registry
+from cbir.registry import Registry, Release
 from cbir.search import Searcher
 
 
 def ask_release(workspace: Path, key: str) -> int:
-    """Load the release, ask one query, return the number of hits.
+    """Load the release with this key, ask it once, return the number of hits.
 
     Raises:
         ReleaseError: there is no such release.
@@ -25,6 +26,16 @@ def ask_release(workspace: Path, key: str) -> int:
     release = registry.find(key)
     if release is None:
         raise ReleaseError(f"There is no release with the key {key}; run `cbir-ops retrain`.")
+    return ask_once(workspace, registry=registry, release=release)
+
+
+def ask_once(workspace: Path, *, registry: Registry, release: Release) -> int:
+    """Ask a release a query that any can answer, a picture, and words where it reads words; return the number of hits.
+
+    Raises:
+        IndexError_: its table is missing, does not match, or does not answer.
+        TowerError: its encoder cannot be loaded.
+    """
     searcher = Searcher.open_release(workspace, registry=registry, release=release)
     with TemporaryDirectory() as folder:
         picture = Path(folder) / "grey.png"

@@ -18,6 +18,7 @@ from cbir.encoder import Encoder
 from cbir.errors import IndexError_, ReleaseError
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
+from cbir.gate_report import shorten_reasons
 from cbir.index_check import check_index
 from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
 from cbir.promotion import open_registry
@@ -176,7 +177,7 @@ def decide_release(workspace: str, key: str) -> str:
     scores = [folder / SCORES] if (folder / SCORES).exists() else []
     tags = {
         "verdict": decision.verdict,
-        "reasons": ", ".join(rule.name for rule in decision.rules if _hinders(rule)),
+        "reasons": shorten_reasons([rule.name for rule in decision.rules if _hinders(rule)]),
         "champion": document["champion"] or "none",
         "at": document["at"],
         "again": str(any(rule.name.startswith("index.") for rule in decision.rules if _hinders(rule))),

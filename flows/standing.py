@@ -48,9 +48,11 @@ def find_standing(root: Path) -> dict[str, str] | None:
     if champion is not None and was_left(registry, release):
         return {"outcome": "kept", "candidate": release.version}
     tags = registry.read_gate_tags(release)
-    if tags.get("verdict", "pass") == "pass" or tags["again"] == "True" or tags["key"] != make_gate_key(root, champion):
+    if tags.get("verdict", "pass") == "pass" or tags.get("again") != "False":
         return None
-    return {"outcome": OUTCOMES[tags["verdict"]], "candidate": release.version, "reasons": tags["reasons"]}
+    if tags.get("key") != make_gate_key(root, champion):
+        return None
+    return {"outcome": OUTCOMES[tags["verdict"]], "candidate": release.version, "reasons": tags.get("reasons", "")}
 
 
 def was_left(registry: Registry, release: Release) -> bool:
@@ -86,8 +88,10 @@ def _summarise(root: Path, outcome: dict[str, str]) -> dict[str, Any]:
 def summarise_run(workspace: str, outcome: str) -> dict[str, Any]:
     """What the flow returns."""
     root = Path(workspace)
-    if outcome in ("promoted", "kept"):
+    registry, release = find_release(root, read_key(root))
+    if outcome == "promoted":
         return _summarise(root, {"outcome": outcome})
-    _, release = find_release(root, read_key(root))
-    reasons = open_registry(root).read_gate_tags(release)["reasons"]
+    if outcome == "kept":
+        return _summarise(root, {"outcome": outcome, "candidate": release.version})
+    reasons = registry.read_gate_tags(release).get("reasons", "")
     return _summarise(root, {"outcome": outcome, "candidate": release.version, "reasons": reasons})

@@ -133,19 +133,24 @@ def change_figures(live: Path) -> None:
 
 
 def answer_slowly(live: Path) -> None:
-    registry = Registry(live, name="cbir")
-    registry.record_gate(registry.get_version("1"), [], tags={"again": "True"})
+    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").set_model_version_tag("cbir", "1", "gate.again", "True")
+
+
+def forget_key(live: Path) -> None:
+    """As a run that an earlier version killed left it."""
+    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_model_version_tag("cbir", "1", "gate.key")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [lower_floor, change_figures, answer_slowly])
+@pytest.mark.parametrize("change", [lower_floor, change_figures, answer_slowly, forget_key])
 def test_a_refusal_stands_until_the_rules_the_figures_or_the_machine_changes(
     live: Path, change: Callable[[Path], None]
 ) -> None:
     forget_champion(live)
     MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_registered_model_tag("cbir", "history.000000")
     registry = Registry(live, name="cbir")
-    tags = {"verdict": "fail", "reasons": "superior", "again": "False", "key": make_gate_key(live, None)}
+    tags = {"verdict": "fail", "champion": "none", "reasons": "superior", "again": "False"}
+    tags["key"] = make_gate_key(live, None)
     registry.record_gate(registry.get_version("1"), [], tags=tags)
     assert find_standing(live) == {"outcome": "refused", "candidate": "1", "reasons": "superior"}
     change(live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +12,11 @@ from mlflow.tracking import MlflowClient
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from small_releases import NOW, make_registry, make_release
+from tiny_encoder import write_encoder
 
+from cbir.encoder import Encoder
 from cbir.errors import CbirError, IndexError_, ReleaseError, TowerError
+from cbir.override import promote_against_gate
 from cbir.promotion import find_previous, promote_release, roll_back
 from cbir.registry import Registry
 from cbir.registry.history import stack_champions
@@ -112,8 +116,7 @@ def test_an_unknown_release_is_named_with_those_that_are_there(three: Registry, 
 def test_a_person_cannot_promote_what_the_gate_refused_nor_what_cannot_be_loaded(
     three: Registry, tmp_path: Path
 ) -> None:
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client.set_model_version_tag("cbir", "2", "gate.verdict", "fail")
+    three.record_gate(three.get_version("2"), [], tags={"verdict": "fail", "champion": "1", "reasons": "superior"})
     faults: list[tuple[str, type[CbirError], str]] = [
         ("2", ReleaseError, "gate --override --release 2"),
         ("1", TowerError, "another version of cbir-ops|holds no encoder|is missing"),
@@ -122,6 +125,27 @@ def test_a_person_cannot_promote_what_the_gate_refused_nor_what_cannot_be_loaded
         with pytest.raises(fault, match=words):
             promote_release(tmp_path, version=version, reason="it is fine", now=NOW)
     assert three.get_champion().version == "3"
+
+
+def write_wordless(folder: Path) -> Path:
+    """An encoder that was trained on pictures without captions or labels."""
+    config = write_encoder(folder, name="wordless") / "encoder.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"words": 0}))
+    return folder
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail"])
+def test_a_release_that_reads_no_words_can_be_promoted_and_overridden(
+    three: Registry, tmp_path: Path, verdict: str
+) -> None:
+    release = make_release(tmp_path, fingerprint=Encoder.load(write_wordless(tmp_path / "wordless")).fingerprint)
+    write_wordless(three.download_encoder(release))
+    three.record_gate(release, [], tags={"verdict": verdict, "champion": "3", "reasons": "superior"})
+    if verdict == "pass":
+        promote_release(tmp_path, version="4", reason="pictures are enough", now=NOW)
+    else:
+        promote_against_gate(tmp_path, version="4", by="Ada", reason="pictures are enough")
+    assert three.get_champion() == release
 
 
 def test_entries_of_before_there_were_actions_count_as_promotions(three: Registry, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import ReleaseError
+from cbir.gate_report import shorten_reasons
 from cbir.registry import Registry, Release
 from flows.retrain import promote
 
@@ -85,6 +86,36 @@ def test_only_a_release_that_passed_the_gate_against_what_is_live_is_promoted(
     registry.record_gate(new, [], tags={"verdict": "pass", "champion": "1"})
     assert promote.fn(str(tmp_path), new.key) == "promoted"
     assert registry.get_champion() == new
+
+
+@pytest.mark.parametrize("done", range(5))
+def test_a_decision_that_was_killed_halfway_is_none_and_an_earlier_one_is_none_any_more(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    release = register(registry, tmp_path, rows="a")
+    tags = {"verdict": "fail", "reasons": "superior", "champion": "none", "again": "False", "key": "k"}
+    registry.record_gate(release, [], tags=tags)
+    assert registry.read_gate_tags(release) == tags
+    left, write = [True] * done, MlflowClient.set_model_version_tag
+
+    def write_some(*values: str) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        write(*values)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowClient, "set_model_version_tag", write_some)
+        with pytest.raises(KeyboardInterrupt):
+            registry.record_gate(release, [], tags=tags | {"verdict": "pass", "key": "other"})
+    assert registry.read_gate_tags(release) == {}
+
+
+def test_the_reasons_of_a_decision_fit_into_a_tag_and_say_how_many_are_left_out() -> None:
+    assert shorten_reasons(["superior", "golden"]) == "superior, golden"
+    line = shorten_reasons([f"non_inferior.label.slice={n:03}" for n in range(400)])
+    assert len(line) < 1020
+    assert line.endswith(", non_inferior.label.slice=032 and 367 more")
 
 
 def test_a_challenger_is_one_until_it_goes_live(registry: Registry, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.artifacts import Artifacts, follow_workspace
 from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
-from cbir.registry.release import MODEL, PINNED, REFRESHED, RELEASE_KEY, Release, make_key, read_release
+from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
 
 __all__ = [
     "CHALLENGER",
@@ -38,7 +38,6 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 WANTED = "wanted_at"  # when a run last registered what was registered already
 HISTORY = "history."
-GATE = "gate."
 DATABASE = "mlflow.db"  # of the embedded registry, in the workspace
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
@@ -190,16 +189,20 @@ class Registry:
         return None if version is None else self.get_version(version)
 
     def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
-        """Keep a decision with its release: ``files`` as evidence first, then ``gate.`` tags, that say it is there."""
+        """Keep a decision with its release: ``files`` as evidence, then ``gate.`` tags, and of these ``verdict`` last.
+
+        Killed on the way, it leaves a release that is not decided on, also where an earlier decision was.
+        """
+        if f"{GATE}{VERDICT}" in self._client.get_model_version(self.name, release.version).tags:
+            self._client.delete_model_version_tag(self.name, release.version, f"{GATE}{VERDICT}")
         for file in files:
             self._client.log_artifact(release.run_id, str(file), "evidence")
-        for name, value in tags.items():
+        for name, value in sorted(tags.items(), key=lambda tag: tag[0] == VERDICT):
             self._client.set_model_version_tag(self.name, release.version, f"{GATE}{name}", value)
 
     def read_gate_tags(self, release: Release) -> dict[str, str]:
         """The ``gate.`` tags of a release as they are now, without their prefix; none where it was not decided on."""
-        tags = self._client.get_model_version(self.name, release.version).tags
-        return {name.removeprefix(GATE): value for name, value in tags.items() if name.startswith(GATE)}
+        return read_release(self._client.get_model_version(self.name, release.version)).gate
 
     def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
         """Write down what was done to a release; nothing is ever taken out again."""

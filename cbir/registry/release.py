@@ -11,6 +11,9 @@ from typing import Any
 RELEASE_KEY = "release_key"
 REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written before its commit
 PINNED = "pinned"  # why it is never cleaned up
+GATE = "gate."  # what the gate decided
+VERDICT = "verdict"
+DECIDED = {VERDICT, "champion"}  # earlier versions wrote the verdict first, and could be killed before the rest
 MODEL = "model"  # folder of a run's artifacts
 ENCODER = "artifacts/encoder"  # of a model
 
@@ -39,6 +42,12 @@ class Release:
         """The folder of its encoder among the artifacts of its run."""
         whole = self.encoder_uri.rstrip("/").endswith(f"/{ENCODER}")
         return f"{MODEL}/{ENCODER}" if whole else "encoder"  # as releases were before they were MLflow models
+
+    @property
+    def gate(self) -> dict[str, str]:
+        """What the gate decided, by the names of its tags without their prefix; empty where it has not decided."""
+        found = {name.removeprefix(GATE): value for name, value in self.tags.items() if name.startswith(GATE)}
+        return found if found.keys() >= DECIDED else {}
 
     @property
     def refresh(self) -> str | None:
