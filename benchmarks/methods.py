@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from benchmarks.__main__ import describe_machine
 from cbir.answers import Answers
 from cbir.encoder import Encoder
+from cbir.gallery import Gallery, load_gallery
 from cbir.params import FineTuneParams, TowerParams, TrainParams
-from cbir.query_sets import Gallery, embed_views, list_query_sets, load_gallery, measure_system, run_encoder
+from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import read_items, read_table, write_table
 from cbir.rivals import Rivals
 from cbir.similarity import shorten_vectors

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from cbir.answers import Answers
 from cbir.encoder import Encoder, Features
 from cbir.features import load_features, select_rows
+from cbir.gallery import select_gallery
 from cbir.gate.evidence import Pair
 from cbir.golden import read_golden
-from cbir.query_sets import measure_encoder, measure_golden, select_gallery
+from cbir.query_sets import measure_encoder, measure_golden
 from cbir.ranks import score_vectors
 from cbir.records import read_items, read_table, write_table
 from cbir.slices import slice_items

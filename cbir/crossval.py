@@ -21,8 +21,9 @@ from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
 from cbir.evaluation_page.folds import KINDS, SPREAD, percent, render_folds
 from cbir.features import CACHE, load_features
+from cbir.gallery import select_gallery
 from cbir.params import EvaluateParams, SplitParams, load_section
-from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder, select_gallery
+from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import write_page
 from cbir.rivals import Rivals

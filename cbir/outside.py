@@ -16,10 +16,10 @@ from cbir.errors import SourceError
 from cbir.evaluation_page import COLUMNS as SHOWN
 from cbir.evaluation_page import write_outside_page
 from cbir.features import CACHE, load_features
+from cbir.gallery import Gallery, select_gallery
 from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
 from cbir.promotion import open_registry
-from cbir.query_sets import Gallery, select_gallery
 from cbir.records import read_items, read_table
 from cbir.releases import pick_release
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cbir.index import Hit
@@ -18,6 +18,7 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1160px;paddi
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:12px}
 figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
   padding:8px;box-sizing:border-box}
+figure.found{border:2px solid #1e8e3e;padding:7px}
 figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
 table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
@@ -28,7 +29,13 @@ td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white
 
 def render_gallery(title: str, hits: Sequence[Hit]) -> str:
     """One query and its hits as an HTML section."""
-    return f"<h2>{html.escape(title)}</h2><div class=grid>{''.join(map(_render_hit, hits))}</div>"
+    return f"<h2>{html.escape(title)}</h2>{render_hits(hits)}"
+
+
+def render_hits(hits: Sequence[Hit], *, framed: Collection[int] = ()) -> str:
+    """Hits beside each other, those at the places ``framed`` in a frame."""
+    shown = (_render_hit(hit, framed=place in framed) for place, hit in enumerate(hits))
+    return f"<div class=grid>{''.join(shown)}</div>"
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -60,11 +67,12 @@ def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
     )
 
 
-def _render_hit(hit: Hit) -> str:
+def _render_hit(hit: Hit, *, framed: bool) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
     seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
+    figure = "<figure class=found>" if framed else "<figure>"
     return (
-        f'<figure><img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
+        f'{figure}<img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
         f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
         f"<br><span class=score>{hit.score:.3f}{seen}</span></figcaption></figure>"
     )

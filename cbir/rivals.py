@@ -10,7 +10,8 @@ import numpy as np
 from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.classical import Descriptors, Verifier, describe_pictures, score_energies
 from cbir.encoder import Encoder
-from cbir.query_sets import Gallery, QuerySet, leave_out, read_names, read_wishes
+from cbir.gallery import Gallery
+from cbir.query_sets import QuerySet, leave_out, read_names, read_wishes
 from cbir.ranks import ScoreRows, score_vectors
 
 

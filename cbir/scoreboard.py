@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from cbir.answers import Answers, compare_answers, find_fused, find_intervals
 from cbir.encoder import Encoder
+from cbir.examples import show_queries
+from cbir.gallery import Gallery
 from cbir.params import EvaluateParams
-from cbir.query_sets import Gallery, embed_views, list_query_sets, measure_system, run_encoder
+from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.ranks import list_levels
 from cbir.records import write_json, write_table
 from cbir.rivals import Rivals
@@ -24,6 +26,7 @@ STATISTICS = "statistics.json"
 SLICES = "slices.json"
 GOLDEN = "golden.json"
 CURVES = "curves.json"
+EXAMPLES = "examples.json"
 PER_QUERY_SCHEMA = pa.schema(
     [("task", pa.string()), ("system", pa.string()), ("query", pa.string()), ("average_precision", pa.float64())]
 )
@@ -40,6 +43,7 @@ class Scoreboard:
         self.statistics: Metrics = {}
         self.per_query: list[pa.Table] = []
         self.curves: list[dict[str, Any]] = []
+        self.examples: Metrics = {}
 
     def add(self, answers: Answers) -> None:
         """Take in how one system answers one query set."""
@@ -87,16 +91,25 @@ def score_gallery(board: Scoreboard, encoder: Encoder, gallery: Gallery) -> None
     for query_set in list_query_sets(gallery):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors) | rivals.answer(query_set)
         for system, score in systems.items():
-            board.add(measure_system(gallery, query_set, system=system, score=score, ks=board.params.k))
+            answers = measure_system(gallery, query_set, system=system, score=score, ks=board.params.k)
+            board.add(answers)
+            if system == find_fused(systems):
+                board.examples[query_set.name] = show_queries(gallery, query_set, answers, score=score)
     board.compare()
 
 
 def write_scores(board: Scoreboard, out: Path, *, slices: Metrics, golden: list[Metrics]) -> None:
-    """Write the folder ``out`` in one step: intervals, comparisons, slices, golden hits, curves, per-query results."""
+    """Write the folder ``out`` in one step: every figure, per-query results, and what is shown of some queries."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_table(partial / PER_QUERY, pa.concat_tables([PER_QUERY_SCHEMA.empty_table(), *board.per_query]))
-    files = {STATISTICS: board.statistics, SLICES: slices, GOLDEN: golden, CURVES: board.curves}
+    files = {
+        STATISTICS: board.statistics,
+        SLICES: slices,
+        GOLDEN: golden,
+        CURVES: board.curves,
+        EXAMPLES: board.examples,
+    }
     for name, value in files.items():
         write_json(partial / name, value)
     shutil.rmtree(out, ignore_errors=True)

@@ -17,6 +17,27 @@ from cbir.records import ITEM_SCHEMA, write_table
 from cbir.report import render_table
 
 CAPTION = "<script>alert(1)</script> a red square"
+EXAMPLES = {
+    "system": "fused_both",
+    "best": [
+        {
+            "query": "s/0",
+            "picture": "s/0",
+            "words": CAPTION,
+            "average_precision": 0.75,
+            "hits": [{"id": "s/1", "score": 0.875, "relevant": True}],
+        }
+    ],
+    "worst": [
+        {
+            "query": "a <name>",
+            "picture": None,
+            "words": "a <name>",
+            "average_precision": 0.125,
+            "hits": [{"id": "s/0", "score": 0.5, "relevant": False}, {"id": "gone", "score": 0.25, "relevant": True}],
+        }
+    ],
+}
 
 
 @pytest.fixture
@@ -34,8 +55,7 @@ def workspace(tmp_path: Path) -> Path:
         (tmp_path / f"data/evaluated/{name}.json").write_text("{}")
     (tmp_path / "data/evaluated/golden.json").write_text("[]")
     (tmp_path / "data/split/split.json").write_text(json.dumps({"train": 1234, "test_items_near_training": 17}))
-    queries = [{"task": "label", "system": "sum", "query": f"s/{n}", "average_precision": n / 2} for n in range(2)]
-    write_table(tmp_path / "data/evaluated/per_query.parquet", pa.Table.from_pylist(queries))
+    (tmp_path / "data/evaluated/examples.json").write_text(json.dumps({"label": EXAMPLES}))
     image = encode_png(draw(COLOURS["red"], seed=0))
     rows = [{"id": f"s/{n}", "image": image, "captions": [CAPTION], "labels": ["red"]} for n in range(2)]
     write_table(tmp_path / "data/ingested/items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
@@ -52,7 +72,7 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
     assert "12.3" in page
     assert "45.6" in page
     assert page.count("<svg") == 2
-    assert page.count("data:image/jpeg") == 4
+    assert page.count("data:image/jpeg") == 3
     assert "<script" not in page
     assert 'src="http' not in page
     assert 'href="http' not in page
@@ -81,7 +101,7 @@ def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Pat
         assert shown in page
 
 
-@pytest.mark.parametrize("missing", ["metrics.json", "data/encoder/history.json", "data/evaluated/per_query.parquet"])
+@pytest.mark.parametrize("missing", ["metrics.json", "data/encoder/history.json", "data/evaluated/examples.json"])
 def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) -> None:
     (workspace / missing).unlink()
     with pytest.raises(WorkspaceError, match=r"run `dvc repro (train|evaluate)` first"):
@@ -135,7 +155,18 @@ def test_golden_queries_show_their_picture_and_their_hits_with_grades(workspace:
     page = write_evaluation_page(workspace).read_text()
     assert "blue: a &lt;blue&gt; one + mine.png (average precision 1.00)" in page
     assert page.index("the query&#x27;s picture") < page.index("grade 2") < page.index("not relevant")
-    assert page.count("data:image/jpeg") == 4 + 3
+    assert page.count("data:image/jpeg") == 3 + 3
+
+
+def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_framed(workspace: Path) -> None:
+    page = write_evaluation_page(workspace).read_text()
+    best, worst = (
+        page.index("best, average precision 0.75"),
+        page.index("worst, average precision 0.12: a &lt;name&gt;"),
+    )
+    assert best < page.index(">asks<") < page.index("figure class=found") < page.index("0.875") < worst
+    assert page.count("class=found") == 1
+    assert ">asks<" not in page[worst:], "words alone have no picture"
 
 
 def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:

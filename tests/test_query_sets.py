@@ -14,7 +14,8 @@ from conftest import SHAPES
 
 from cbir.encoder import Encoder, Features
 from cbir.errors import SplitError
-from cbir.query_sets import Gallery, judge_rows, leave_out, list_query_sets, load_gallery, measure_encoder
+from cbir.gallery import Gallery, load_gallery
+from cbir.query_sets import judge_rows, leave_out, list_query_sets, measure_encoder
 from cbir.records import write_table
 from cbir.towers.shape import GRID_CELLS
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from cbir.errors import WorkspaceError
 from cbir.evaluation_page.charts import draw_curves, draw_history
-from cbir.evaluation_page.galleries import render_golden, render_queries
+from cbir.evaluation_page.galleries import render_examples, render_golden
 from cbir.evaluation_page.tables import render_composition, render_metrics, render_slices, render_split
-from cbir.records import read_items, read_table
+from cbir.records import read_items
 from cbir.report import write_page
-from cbir.scoreboard import CURVES, GOLDEN, PER_QUERY, SLICES, STATISTICS
+from cbir.scoreboard import CURVES, EXAMPLES, GOLDEN, SLICES, STATISTICS
 
 COLUMNS = ["id", "image", "captions", "labels"]
 
@@ -47,17 +47,16 @@ def _render_scores(
     scores: Path, metrics: dict[str, Any], items: pa.Table, *, golden: Path
 ) -> tuple[list[str], list[str]]:
     """Tables of figures; and curves and queries as pictures."""
-    statistics, slices, curves, hits = (
-        _read_json(scores / name, made_by="evaluate") for name in (STATISTICS, SLICES, CURVES, GOLDEN)
+    statistics, slices, curves, hits, examples = (
+        _read_json(scores / name, made_by="evaluate") for name in (STATISTICS, SLICES, CURVES, GOLDEN, EXAMPLES)
     )
-    per_query = read_table(scores / PER_QUERY, made_by="evaluate").to_pandas()
     figures = [
         render_metrics(metrics, statistics),
         render_composition(metrics, statistics),
         render_slices(slices, metrics),
     ]
     curve = ["<h2>Precision and recall</h2>", draw_curves(curves)]
-    return figures, [*curve, *render_golden(hits, items, folder=golden), *render_queries(per_query, items)]
+    return figures, [*curve, *render_golden(hits, items, folder=golden), *render_examples(examples, items)]
 
 
 def _read_json(path: Path, *, made_by: str) -> Any:

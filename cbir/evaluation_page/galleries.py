@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from cbir.answers import find_fused
+from cbir.evaluation_page.tables import QUERIES, place_task
 from cbir.images import decode_png, load_query_image
 from cbir.index import Hit
-from cbir.report import render_gallery
+from cbir.report import render_gallery, render_hits
 
-SHOWN = 7
 SIDE = 128  # pixels
 
 
-def render_queries(per_query: pd.DataFrame, items: pa.Table) -> list[str]:
-    """Of each query set, the fused system's queries with the highest and the lowest average precision."""
+def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
+    """Of each query set the best and the worst answered queries: what asks, then the first hits, relevant framed."""
     rows = {id_: n for n, id_ in enumerate(items["id"].to_pylist())}
-    sections = []
-    for task, of_task in per_query.groupby("task", sort=False):
-        if task == "golden":
-            continue
-        systems = list(of_task["system"].unique())
-        system = find_fused(systems) or systems[0]
-        ranked = of_task[of_task["system"] == system].sort_values(["average_precision", "query"], kind="stable")
-        pairs = list(zip(ranked["query"], ranked["average_precision"], strict=True))
-        for word, chosen in (("best", pairs[::-1][:SHOWN]), ("worst", pairs[:SHOWN])):
-            hits = [_show_item(items, rows[id_], score=ap) for id_, ap in chosen if id_ in rows]
-            sections.append(render_gallery(f"{task}, {system}: {word} queries by average precision", hits))
+    sections = ["<h2>Queries and their first hits</h2><p>What is relevant is framed.</p>"] if examples else []
+    for task, found in sorted(examples.items(), key=lambda entry: place_task(entry[0])):
+        sections.append(f"<h2>{html.escape(QUERIES.get(task, task))}: {html.escape(found['system'])}</h2>")
+        for kind in ("best", "worst"):
+            sections += [_render_example(query, items, rows, kind=kind) for query in found[kind]]
     return sections
+
+
+def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str, int], *, kind: str) -> str:
+    words = query["words"] or query["query"]
+    title = f"<h3>{kind}, average precision {query['average_precision']:.2f}: {html.escape(words)}</h3>"
+    asks = [_show_item(items, rows[query["picture"]], score=1.0, label="asks")] if query["picture"] in rows else []
+    hits = [hit for hit in query["hits"] if hit["id"] in rows]
+    shown = [_show_item(items, rows[hit["id"]], score=hit["score"]) for hit in hits]
+    framed = [place for place, hit in enumerate(hits, start=len(asks)) if hit["relevant"]]
+    return title + render_hits([*asks, *shown], framed=framed)
 
 
 def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, folder: Path) -> list[str]:

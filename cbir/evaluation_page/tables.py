@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 def render_metrics(metrics: Row, statistics: Row) -> str:
     """Every system's figures, a table a query set, and by how much the fused one is above the others."""
     parts = []
-    for task, systems in sorted(metrics.items(), key=lambda entry: _place(entry[0])):
+    for task, systems in sorted(metrics.items(), key=lambda entry: place_task(entry[0])):
         scored = {name: row for name, row in systems.items() if isinstance(row, dict)}
         if scored:
             shown = [name for name in METRICS if any(name in row for row in scored.values())]
@@ -48,7 +48,7 @@ def render_metrics(metrics: Row, statistics: Row) -> str:
 def render_composition(metrics: Row, statistics: Row) -> str:
     """What picture and words give alone and together, and how far together is above the better one and a plain sum."""
     rows = []
-    for task, systems in sorted(metrics.items(), key=lambda entry: _place(entry[0])):
+    for task, systems in sorted(metrics.items(), key=lambda entry: place_task(entry[0])):
         if not isinstance(systems, dict) or not set(systems).issuperset(SIDES.values()):
             continue
         known = statistics.get(task, {})
@@ -70,7 +70,7 @@ def render_slices(slices: Row, metrics: Row) -> str:
     """The fused system's figures by kind of item, beside those of all; nothing where all items are of one kind."""
     parts = []
     for name, tasks in slices.items():
-        for task, found in sorted(tasks.items(), key=lambda entry: _place(entry[0])):
+        for task, found in sorted(tasks.items(), key=lambda entry: place_task(entry[0])):
             if len(found["scored"]) + found["too_few_slices"] < 2:
                 continue
             few = ", ".join(f"{value} ({count})" for value, count in found["too_few"].items())
@@ -103,7 +103,8 @@ def render_split(split: Row) -> str:
     return f"<h2>Training and test items</h2>{render_table(['of the last split', 'number'], rows)}"
 
 
-def _place(task: str) -> int:
+def place_task(task: str) -> int:
+    """Where a query set stands on the page."""
     return list(QUERIES).index(task) if task in QUERIES else len(QUERIES)
 
 

@@ -1,0 +1,99 @@
+"""The items of one part of a split that ask and are searched, with what the towers make of them.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cbir.copies import ASKED, is_bare, load_copies
+from cbir.encoder import Features
+from cbir.errors import SplitError
+from cbir.features import BLOCK, CACHE, first_captions, load_features, select_rows
+from cbir.records import iterate_items, read_relative, read_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Items that ask and are searched.
+
+    ``copies`` are the tower outputs of changed copies of the pictures, where there are no words or labels to ask with;
+    ``pairs`` are relative captions as (row of the reference, words, row of the target).
+    """
+
+    ids: Sequence[str]
+    cluster_N: np.ndarray
+    labels: Sequence[Sequence[str]]
+    captions: Sequence[str | None]
+    images: Sequence[bytes]
+    features: Features
+    copies: Features | None
+    pairs: Sequence[tuple[int, str, int]]
+
+
+def load_gallery(
+    ingested: Path, split: Path, *, towers_folder: Path, part: str = "test", cache: Path = CACHE
+) -> Gallery:
+    """The items of one part of the split, with the tower outputs of the encoder in ``towers_folder``.
+
+    Raises:
+        SplitError: the part has fewer than two items.
+        WorkspaceError: a file that an earlier stage writes is missing.
+        TowerError: there are no towers in the folder.
+    """
+    table = read_table(split / "split.parquet", made_by="split")
+    cluster = dict(zip(table["id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
+    ids = table.filter(pc.equal(table["split"], part))["id"]
+    columns = ["id", "image", "captions", "labels", "sha256"]
+    blocks = iterate_items(ingested, columns=columns, rows=BLOCK)  # all pictures of a catalogue need not fit in memory
+    items = pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
+    if items.num_rows < 2:
+        raise SplitError(f"Fewer than two {part} items; import more pictures, or raise split.{part}.")
+    return select_gallery(
+        items,
+        load_features(items, towers_folder=towers_folder, cache=cache),
+        np.arange(items.num_rows),
+        cluster_N=np.array([cluster[id_] for id_ in items["id"].to_pylist()]),
+        ingested=ingested,
+        towers_folder=towers_folder,
+        cache=cache,
+    )
+
+
+def select_gallery(
+    items: pa.Table,
+    features: Features,
+    rows: np.ndarray,
+    *,
+    cluster_N: np.ndarray,
+    ingested: Path,
+    towers_folder: Path,
+    cache: Path,
+) -> Gallery:
+    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them.
+
+    They come in an order that says nothing: of equal scores the first wins, and files often lie sorted by class.
+    """
+    rows = np.random.default_rng(len(rows)).permutation(rows)
+    chosen = items.select(["id", "image", "captions", "labels"]).take(rows)
+    copies = None
+    if len(rows) and is_bare(chosen):
+        copies = load_copies(chosen, seed=ASKED, towers_folder=towers_folder, cache=cache)
+    ids = chosen["id"].to_pylist()
+    return Gallery(
+        ids=ids,
+        cluster_N=cluster_N[rows],
+        labels=chosen["labels"].to_pylist(),
+        captions=first_captions(chosen),
+        images=chosen["image"].to_pylist(),
+        features=select_rows(features, rows),
+        copies=copies,
+        pairs=read_relative(ingested, ids),
+    )
