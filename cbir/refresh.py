@@ -114,6 +114,7 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
         if rows.num_rows or changes.deleted:
             _commit(index, rows, changes, registry=registry, release=release, now=now)
         _write_down(registry, release, index)
+        index.tidy()
     return Refresh(
         version=release.version,
         table=table,

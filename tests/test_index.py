@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,54 @@ def test_a_table_whose_writer_was_killed_before_its_commit_is_missing_and_publis
         Index.open(uri=str(tmp_path / "db"), table="release_v1")
     assert publish(tmp_path) == 4
     assert Index.open(uri=str(tmp_path / "db"), table="release_v1").rows == 4
+
+
+def test_a_vector_index_that_a_killed_writer_left_unbuilt_is_built_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path)
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    assert list(index._table.list_indices()) == []
+    monkeypatch.setattr("cbir.index.INDEX_FROM_ROWS", 4)
+    assert publish(tmp_path) == 4
+    (built,) = Index.open(uri=str(tmp_path / "db"), table="release_v1")._table.list_indices()
+    assert (built.columns, built.num_indexed_rows) == (["vector"], 4)
+
+
+def merge_row(index: Index, id_: str) -> None:
+    row = index._table.search().where("id = '3'").to_arrow()
+    index.merge(row.set_column(0, "id", pa.array([id_])), delete=[])
+
+
+def test_many_small_files_are_joined_and_their_rows_get_into_the_vector_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbir.index.INDEX_FROM_ROWS", 4)
+    publish(tmp_path)
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    for n in range(9):
+        merge_row(index, f"new {n}")
+    index.tidy()
+    assert index._find_index().num_unindexed_rows == 9, "ten files are few"
+    merge_row(index, "new 9")
+    index.tidy()
+    assert index._table.stats()["fragment_stats"]["num_fragments"] == 2, "what is in the index, and what was not"
+    assert (index._find_index().num_indexed_rows, index._find_index().num_unindexed_rows, index.rows) == (14, 0, 14)
+
+
+def test_old_rows_leave_the_disk_once_no_reader_can_hold_them_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbir.index.HELD", timedelta(seconds=2))
+    monkeypatch.setattr("cbir.index.MARGIN", timedelta(seconds=1))
+    publish(tmp_path)
+    time.sleep(2.2)  # the table is old
+    held = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    index.merge(index._table.search().limit(4).to_arrow(), delete=[])
+    index.tidy()
+    assert len(held.search(VECTORS[0], k=4, where=None)) == 4
+    time.sleep(2.2)
+    index.tidy()
+    assert 1 not in [version["version"] for version in index._table.list_versions()]
+    assert len(Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=4, where=None)) == 4
