@@ -126,7 +126,9 @@ def find_previous(registry: Registry) -> str:
     known = {release.version for release in registry.list_releases()}
     before = [version for version in stack[:-1] if version in known and version != champion.version]
     if not before:
-        raise ReleaseError(f"No release was live before release {champion.version}; name one with --to.")
+        others = ", ".join(sorted(known - {champion.version}, key=int))
+        remedy = f"name one with --to, of {others}" if others else "there is no other; `cbir-ops retrain` makes one"
+        raise ReleaseError(f"No release was live before release {champion.version}; {remedy}.")
     return before[-1]
 
 

@@ -74,8 +74,13 @@ def describe_outcome(name: str, summary: Mapping[str, Any]) -> tuple[str, str]:
     return (
         f"{name}: release {candidate} is {summary['outcome']}",
         f"The gate did not let release {candidate} pass, so {live}.\n{summary['reasons']}\n"
-        f"cbir-ops gate --explain {candidate} shows every rule.",
+        f"cbir-ops gate --explain --release {candidate} shows every rule.",
     )
+
+
+def name_live(summary: Mapping[str, Any]) -> str:
+    """What is live after a run, in words."""
+    return f"release {summary['version']} is live" if summary["version"] else "no release is live"
 
 
 def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -17,7 +17,7 @@ from cbir.index import publish_table
 from cbir.promotion import open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table
-from flows.data import commit_data, keep_split, look_for_changes, push_outputs, run_stage, version_data
+from flows.data import commit_data, look_for_changes, push_outputs, run_stages
 from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.gate import (
@@ -29,8 +29,8 @@ from flows.gate import (
     find_release,
     read_json,
 )
-from flows.notices import check_block, tell_failure, tell_outcome
-from flows.stages import STAGES, read_data_revision, read_rows_revision, select_stages
+from flows.notices import check_block, name_live, tell_failure, tell_outcome
+from flows.stages import read_data_revision, read_rows_revision
 from flows.standing import compare_live, summarise_run, was_left
 
 
@@ -134,17 +134,14 @@ def retrain(workspace: str) -> dict[str, Any]:
     changes = look_for_changes(workspace)
     if changes:
         logger.info("changed: %s", ", ".join(changes))
-        if not set(changes) <= set(STAGES):
-            version_data(workspace)
-        for stage in select_stages(changes):
-            run_stage(workspace, stage)
-            if stage == "split" and keep_split(workspace):
-                run_stage(workspace, stage)  # with itself as an input now; it comes out as it was
+        run_stages(workspace, changes)
     push_outputs(workspace)
     commit_data(workspace)
     done = compare_live(workspace)
     if done is not None:
-        logger.info("nothing to do: release %s is live; %s", done["version"], done["outcome"])
+        logger.info("nothing to do: %s; %s", name_live(done), done["outcome"])
+        if done["outcome"] == "kept":
+            tell_outcome(workspace, done)
         return done
     key = register_release(workspace)
     publish_index(workspace, key)
@@ -156,5 +153,5 @@ def retrain(workspace: str) -> dict[str, Any]:
     summary = summarise_run(workspace, outcome)
     clean_releases(workspace)
     tell_outcome(workspace, summary)
-    logger.info("%s: release %s is live", outcome, summary["version"])
+    logger.info("%s: %s", outcome, name_live(summary))
     return summary

@@ -61,7 +61,7 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=workspace,
-            env=os.environ | QUIET | LIVE | {"PATH": path},
+            env=QUIET | os.environ | LIVE | {"PATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

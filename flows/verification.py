@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from flows.stages import run_dvc
 
 EXACT = ("ingest", "validate", "split")  # equal bytes; later stages compute, and are held to their figures
 METRICS = "metrics.json"
+REMOTE = re.compile(r"remote\.(.+?)\.url=(.*)")  # as `dvc config --list` prints it
 Lock = Mapping[str, Any]
 
 
@@ -110,9 +112,14 @@ def share_stores(workspace: Path, clone: Path) -> None:
     if local.exists():
         shutil.copy(local, clone / ".dvc" / "config.local")
     run_dvc(clone, "cache", "dir", "--local", str(find_cache(workspace).resolve()))
-    for line in run_dvc(workspace, "remote", "list"):
-        name, url = line.split()[:2]
+    for name, url in list_remotes(workspace).items():
         run_dvc(clone, "remote", "add", "--local", "--force", name, url)
+
+
+def list_remotes(workspace: Path) -> dict[str, str]:
+    """URLs of DVC's remotes by their names, absolute; `dvc remote list` breaks long ones into lines."""
+    found = (REMOTE.fullmatch(line) for line in run_dvc(workspace, "config", "--list"))
+    return {match[1]: match[2] for match in found if match}
 
 
 def _read_commit(release: Release) -> str:

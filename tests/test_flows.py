@@ -36,6 +36,18 @@ def read_states(url: str, workspace: Path) -> list[tuple[str, str]]:
     return [(state.type.value, state.message or "") for state in states if not state.is_completed()]
 
 
+@pytest.mark.parametrize(("given", "got"), [({}, "1"), ({"HF_HUB_OFFLINE": "0"}, "0")])
+def test_a_stage_is_offline_unless_the_user_says_otherwise(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], got: str
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    stages = {"stages": {"say": {"cmd": "echo offline is $HF_HUB_OFFLINE"}}}
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    assert f"offline is {got}" in run_dvc(workspace, "repro", "say")
+
+
 @pytest.mark.slow
 def test_a_users_fault_is_told_once_without_a_traceback_and_kept_by_prefect(live: Path, prefect_server: str) -> None:
     suite = live / "expectations" / "items.json"

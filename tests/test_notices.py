@@ -17,7 +17,8 @@ from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cbir.errors import ParamsError
-from flows.notices import describe_outcome, load_block, tell_outcome
+from flows.notices import describe_outcome, load_block, name_live, tell_outcome
+from flows.retrain import retrain
 
 BLOCK = "custom-webhook/team"
 REFUSED = {"outcome": "refused", "version": "3", "candidate": "4", "rows": 48, "reasons": "label mAP fell by 4 points"}
@@ -68,7 +69,11 @@ def tell(workspace: str, summary: dict[str, Any]) -> None:
     ("summary", "subject", "said"),
     [
         ({"outcome": "promoted", "version": "4", "rows": 48}, "shop: release 4 is live", "48 items"),
-        (REFUSED, "shop: release 4 is refused", "so release 3 stays live.\nlabel mAP fell by 4 points\ncbir-ops gate"),
+        (
+            REFUSED,
+            "shop: release 4 is refused",
+            "so release 3 stays live.\nlabel mAP fell by 4 points\ncbir-ops gate --explain --release 4 ",
+        ),
         (REFUSED | {"outcome": "inconclusive", "version": None}, "shop: release 4 is inconclusive", "nothing is live"),
         (
             {"outcome": "kept", "version": "3", "candidate": "4", "rows": 48},
@@ -126,3 +131,28 @@ def test_a_block_that_is_not_there_is_said_before_anything_is_done(workspace: Pa
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert "notify.block" in done.stderr
     assert "data/raw" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_release_that_was_rolled_back_from_and_is_kept_back_is_told(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes before it is left out: nothing changed, and the gate is not asked again."""
+    (tmp_path / "params.yaml").write_text(f"notify: {{block: {BLOCK}, events: [kept]}}")
+    kept = {"outcome": "kept", "candidate": "4", "version": "3", "rows": 48, "key": "k"}
+    for name, found in (
+        ("look_for_changes", []),
+        ("push_outputs", False),
+        ("commit_data", None),
+        ("compare_live", kept),
+    ):
+        monkeypatch.setattr(f"flows.retrain.{name}", lambda *_, found=found: found)
+    assert retrain(str(tmp_path)) == kept
+    assert [message["body"] for message in inbox.messages] == [
+        "Release 4 was rolled back from before, so release 3 stays live."
+    ]
+
+
+def test_a_first_release_that_is_refused_says_that_none_is_live() -> None:
+    assert name_live({"version": None}) == "no release is live"
+    assert name_live({"version": "3"}) == "release 3 is live"

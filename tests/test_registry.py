@@ -182,6 +182,13 @@ def test_no_release_and_no_registry_are_told_apart(
             ask()
 
 
+def test_an_artifact_that_is_lost_is_named_with_its_run(registry: Registry, tmp_path: Path) -> None:
+    release = make_release(tmp_path, fingerprint="f")
+    shutil.rmtree(tmp_path / "mlartifacts" / release.run_id)
+    with pytest.raises(ReleaseError, match=f"restore evidence/metrics.json of the MLflow run {release.run_id}"):
+        registry.fetch_evidence(release, "metrics.json")
+
+
 def test_a_workspace_that_was_copied_or_moved_has_its_releases_and_writes_into_its_own(tmp_path: Path) -> None:
     first, second, moved = tmp_path / "first", tmp_path / "second", tmp_path / "moved"
     make_registry(first)

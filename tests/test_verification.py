@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.verification import compare_locks, compare_metrics, hold
+from flows.stages import run_dvc
+from flows.verification import compare_locks, compare_metrics, hold, list_remotes, share_stores
 
 
 def lock(**outs: str) -> dict[str, Any]:
@@ -41,3 +44,16 @@ def test_a_figure_may_be_off_by_the_tolerance_and_not_missing(got: dict[str, flo
     rows = list(compare_metrics({"label": {"map": 0.5}, "n": 1}, {"label": got, "n": 1}, tolerance=0.005))
     assert (rows[0].what, rows[0].expected) == ("metrics.json", "1 figures")
     assert {row.verdict for row in rows[1:]} == {verdict}
+
+
+def test_a_clone_has_the_remotes_of_the_workspace_with_long_names_and_spaces(tmp_path: Path) -> None:
+    workspace, clone = tmp_path / "workspace", tmp_path / "clone"
+    for folder in (workspace, clone):
+        folder.mkdir()
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        run_dvc(folder, "init", "-q")
+    store = tmp_path / f"a  store {'of many pictures ' * 10}here"
+    run_dvc(workspace, "remote", "add", "-d", "mine", f"../{store.name}")
+    run_dvc(workspace, "remote", "add", "far.away", "s3://bucket/x")
+    share_stores(workspace, clone)
+    assert list_remotes(clone) == {"mine": str(store), "far.away": "s3://bucket/x"}

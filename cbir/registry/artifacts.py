@@ -58,7 +58,10 @@ class Artifacts:
             return kept
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise ReleaseError(f"The registry cannot give {what} ({reason}); restore it, or go on without.") from None
+            raise ReleaseError(
+                f"The registry cannot give {what} ({reason}); restore {path} of the MLflow run {run_id} from a backup, "
+                "or leave this release: `cbir-ops releases list`, and where it is live `cbir-ops releases rollback`."
+            ) from None
 
     def measure(self, run_id: str, path: str) -> int:
         """How many bytes the files under ``path`` take."""
