@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cbir.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 _GREY_TOPS = {False: (65_535.0,), True: (1.0, 255.0, 65_535.0)}  # integers; floats have no range of their own
+_LIFTING = threading.Lock()
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str = "white") -> Image.Image:
@@ -25,6 +27,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str =
     """
     if not data:
         raise ImageError("the file is empty")
+    _lift_limit(max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -33,12 +36,25 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str =
             raise ImageError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}")
         image.load()
         return _flatten(ImageOps.exif_transpose(image), background=background)
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         raise ImageError(f"the picture has more than {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
         raise ImageError("the file is not an image") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # of damaged bytes Pillow's decoders raise anything, TypeError and struct.error too
         raise ImageError(f"the picture cannot be decoded: {error}") from None
+
+
+def _lift_limit(max_pixels: int) -> None:
+    """Keep Pillow, which refuses twice its own limit, from refusing what ``max_pixels`` allows.
+
+    Its limit is one for the process, and some decoders ask it, too, so that it cannot be passed by. It is raised, never
+    lowered, and only where more is asked for than it lets through.
+    """
+    with _LIFTING:
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
 
 def _flatten(image: Image.Image, *, background: str) -> Image.Image:

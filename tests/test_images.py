@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -64,6 +65,30 @@ def test_damaged_bytes_raise_nothing_but_an_image_error(kind: str, cut: float, s
     damaged = (data[:at] + byte + data[at + len(byte) :])[: int(len(data) * cut)]
     with contextlib.suppress(ImageError):
         assert decode_image(damaged, max_pixels=10_000).mode == "RGB"
+
+
+def test_a_tiff_whose_offset_is_of_a_wrong_kind_raises_an_image_error() -> None:
+    data = bytearray(encode(Image.new("RGB", (8, 8)), "TIFF"))
+    start = struct.unpack_from("<I", data, 4)[0]
+    entries = range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12)
+    offset = next(at for at in entries if struct.unpack_from("<H", data, at)[0] == 273)  # StripOffsets
+    struct.pack_into("<HI", data, offset + 2, 2, 1)  # is text now; Pillow raises TypeError
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(bytes(data))
+
+
+def test_our_limit_of_pixels_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
+    data = encode(Image.new("RGB", (100, 100)), "PNG")
+    assert decode_image(data, max_pixels=10_000).size == (100, 100)
+    with pytest.raises(ImageError, match="100 x 100 pixels are more than 9,999"):
+        decode_image(data, max_pixels=9_999)
+
+
+def test_the_limit_of_pillow_stays_where_it_refuses_nothing_that_ours_allows() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    decode_image(encode(Image.new("RGB", (8, 8)), "PNG"))
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize(
