@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from cbir.records import (
     RAW_RELATIVE,
     RELATIVE_SCHEMA,
     RawItem,
+    RelativeCaption,
     read_jsonl,
     write_json,
     write_table,
@@ -61,7 +62,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     relative = [
         pair
         for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
-        for pair in read_jsonl(path)
+        for pair in _read_list(path, RelativeCaption)
         if pair["reference_id"] in good and pair["target_id"] in good
     ]
     write_table(partial / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
@@ -89,18 +90,18 @@ def iterate_raw(raw: Path) -> Iterator[tuple[Path, Row]]:
     """
     found = False
     for path in sorted(raw.glob(f"*/{RAW_ITEMS}")):
-        for row in _read_list(path):
+        for row in _read_list(path, RawItem):
             found = True
             yield path.parent, row
     if not found:
         raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
 
 
-def _read_list(path: Path) -> Iterator[Row]:
-    """The rows of one source, whole: a key that is left out has ``RawItem``'s default."""
+def _read_list(path: Path, kind: Callable[..., RawItem | RelativeCaption]) -> Iterator[Row]:
+    """The rows of one source, whole: a key that is left out has the default of ``kind``."""
     try:
         for row in read_jsonl(path):
-            yield vars(RawItem(**row))
+            yield vars(kind(**row))
     except (ValueError, TypeError) as error:
         raise SourceError(f"{path} has a malformed line ({error}); import the source again.") from None
 
@@ -133,18 +134,24 @@ def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Itera
 
 
 def describe_item(folder: Path, item: Row) -> Row:
-    """What is known of an item before its file is opened."""
+    """What is known of an item before its file is opened; a blank caption or label is none."""
+    captions = [(text, clean_caption(text)) for text in _drop_blank(item["captions"])]
     return {
         "id": item["id"],
         "source": folder.name,
         "source_path": f"{folder.name}/{item['file_name']}",
-        "captions": [text for text in map(clean_caption, item["captions"]) if text],
-        "original_captions": item["captions"],
-        "labels": item["labels"],
+        "captions": [clean for _, clean in captions if clean],
+        "original_captions": [text for text, clean in captions if clean],
+        "labels": _drop_blank(item["labels"]),
         "group": item["group"] or item["id"],
         "given_split": item["split"],
         "attributes": encode_attributes(item["attributes"]),
     }
+
+
+def _drop_blank(texts: list[str | None]) -> list[str]:
+    """An older import may have left a null among them."""
+    return [str(text) for text in texts if text is not None and str(text).strip()]
 
 
 def read_item(folder: Path, item: Row, *, params: IngestParams) -> Row:

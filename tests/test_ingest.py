@@ -46,6 +46,14 @@ def test_an_item_carries_its_hashes_and_the_text_as_written(raw: Path, tmp_path:
     assert (item["width"], item["height"], len(item["phash"])) == (40, 20, 16)
 
 
+def test_a_blank_label_or_caption_is_none(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0, captions=["", None, " \t", "red"], labels=["", " ", None, "colour"]), row(1, labels=[""]))
+    ingest(raw, tmp_path / "out", params=IngestParams())
+    items = read_items(tmp_path / "out").to_pylist()
+    assert [item["labels"] for item in items] == [["colour"], []]
+    assert (items[0]["captions"], items[0]["original_captions"]) == (["red"], ["red"])
+
+
 def test_bad_rows_are_quarantined_with_their_reason(raw: Path, tmp_path: Path) -> None:
     (raw / "s" / "folder").mkdir()
     (raw / "s" / "1.png").write_bytes((raw / "s" / "1.png").read_bytes()[:50])
@@ -88,6 +96,14 @@ def test_no_usable_picture_is_an_error_and_keeps_the_earlier_output(raw: Path, t
 def test_a_malformed_list_of_items_is_one_clear_error(raw: Path, tmp_path: Path, text: str) -> None:
     (raw / "s" / "items.jsonl").write_text(text + "\n")
     with pytest.raises(SourceError, match="malformed line"):
+        ingest(raw, tmp_path / "out", params=IngestParams())
+
+
+@pytest.mark.parametrize("text", ["{nope", '{"reference_id": "s/0"}'])
+def test_a_malformed_list_of_relative_captions_is_one_clear_error(raw: Path, tmp_path: Path, text: str) -> None:
+    list_rows(raw, row(0))
+    (raw / "s" / "relative.jsonl").write_text(text + "\n")
+    with pytest.raises(SourceError, match=r"relative\.jsonl has a malformed line"):
         ingest(raw, tmp_path / "out", params=IngestParams())
 
 
