@@ -17,6 +17,7 @@ from cbir.images import decode_png
 THUMBNAIL = 112
 SHA256, TEXT_HASH, ROW_HASH, REFRESHED_AT = "sha256", "text_hash", "row_hash", "refreshed_at"
 ADDED = {SHA256: pa.string(), TEXT_HASH: pa.string(), ROW_HASH: pa.string(), REFRESHED_AT: pa.string()}
+OWN = ("id", "vector", "caption", "label", "source", "source_path", "group", "attributes", "thumbnail", *ADDED)
 HIDDEN = ("vector", "thumbnail", TEXT_HASH, ROW_HASH)  # of no use to who searches
 HASHED = ("id", "source", "source_path", "captions", "original_captions", "labels", "group", "attributes", SHA256)
 SCALARS = (str, int, float, bool)
@@ -50,11 +51,20 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(_encode(value).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def name_column(attribute: str) -> str | None:
+    """The column that an attribute is searched by; None where its name is the table's own, or LanceDB's.
+
+    LanceDB refuses a dot in a name and cannot search where one has a backtick; its own names begin with "_".
+    """
+    name = attribute.replace(".", "_").replace("`", "_")
+    return None if not name or name.startswith("_") or name in OWN else name
+
+
 def build_rows(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refreshed_at: str | None) -> pa.Table:
     """Rows of ``items`` with their vectors; the user's own columns get the types of their values."""
     columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
-    attributes = _read_attributes(items)
-    for name in sorted({key for row in attributes for key in row} - set(columns)):
+    attributes = [_name_columns(row) for row in _read_attributes(items)]
+    for name in sorted({key for row in attributes for key in row}):
         values = [row.get(name) for row in attributes]
         kinds = {type(value) for value in values if value is not None}
         if kinds == {int, float} or (kinds == {int} and not _fit_int64(values)):
@@ -74,14 +84,14 @@ def fit_rows(
         ``attributes`` and come back with a hit, but cannot be searched by.
     """
     columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
-    attributes = _read_attributes(items)
+    attributes = [_name_columns(row) for row in _read_attributes(items)]
     own = [name for name in schema.names if name not in columns]
     fitted = {name: [_fit(row.get(name), schema.field(name).type) for row in attributes] for name in own}
     left_out = {
         name
         for n, row in enumerate(attributes)
         for name, value in row.items()
-        if name not in columns and isinstance(value, SCALARS) and (name not in own or fitted[name][n] is None)
+        if isinstance(value, SCALARS) and (name not in own or fitted[name][n] is None)
     }
     columns |= {name: pa.array(values, schema.field(name).type) for name, values in fitted.items()}
     arrays = [
@@ -113,6 +123,12 @@ def _build_columns(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refr
 
 def _read_attributes(items: pa.Table) -> list[dict[str, Any]]:
     return [json.loads(text) for text in items["attributes"].to_pylist()]
+
+
+def _name_columns(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Those that can be searched by, under the names of their columns; a name that needs no change goes before."""
+    named = ((name_column(key), key) for key in sorted(attributes, key=lambda key: name_column(key) == key))
+    return {name: attributes[key] for name, key in named if name is not None}
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:

@@ -1,0 +1,69 @@
+"""Every attribute that is called searchable can be searched by, and none breaks the table."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from cbir.records import ITEM_SCHEMA
+from cbir.rows import OWN, build_rows, fit_rows, name_column
+
+ODD = ["size.cm", "back`tick", "two words", "größe", "Price", "select", "a/b", 'quo"te', "it's", "a[0]"]
+REFUSED = ["", "_rowid", "_rowaddr", "_distance", "_score", ".hidden", *OWN]
+
+
+def items(*attributes: dict[str, Any]) -> pa.Table:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    empty: dict[str, Any] = dict.fromkeys(ITEM_SCHEMA.names)
+    empty |= {"captions": [], "original_captions": [], "labels": [], "source": "s", "image": buffer.getvalue()}
+    rows = [empty | {"id": f"s/{n}", "attributes": json.dumps(row)} for n, row in enumerate(attributes)]
+    return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
+
+
+def vectors(count: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array([0.0, 1.0] * count, pa.float32()), 2)
+
+
+def build(*attributes: dict[str, Any]) -> pa.Table:
+    return build_rows(items(*attributes), vectors(len(attributes)), refreshed_at=None)
+
+
+def test_the_own_columns_are_those_of_a_table_without_attributes() -> None:
+    assert set(build({}).column_names) == set(OWN)
+
+
+@pytest.mark.parametrize("attribute", ODD)
+def test_an_attribute_of_any_name_can_be_searched_by(attribute: str, tmp_path: Path) -> None:
+    table = lancedb.connect(tmp_path).create_table("t", build({attribute: 1}, {attribute: 2}))
+    found = table.search([0.0, 1.0]).where(f"`{name_column(attribute)}` = 2").to_list()
+    assert [row["id"] for row in found] == ["s/1"]
+
+
+def test_names_of_the_tables_own_columns_make_none_and_shadow_none(tmp_path: Path) -> None:
+    rows = build(dict.fromkeys(REFUSED, 1), {})
+    assert all(name_column(name) is None for name in REFUSED)
+    assert set(rows.column_names) == set(OWN)
+    assert rows["source"].to_pylist() == ["s", "s"]
+    table = lancedb.connect(tmp_path).create_table("t", rows)
+    assert len(table.search([0.0, 1.0]).to_list()) == 2
+
+
+def test_of_two_attributes_of_one_column_the_one_of_its_very_name_is_taken() -> None:
+    assert build({"size_cm": 1, "size.cm": 2}, {"size.cm": 3})["size_cm"].to_pylist() == [1, 3]
+
+
+def test_a_refresh_fits_attributes_by_the_same_names() -> None:
+    before = build({"size.cm": 1})
+    rows, left_out = fit_rows(
+        items({"size.cm": 4, "source": "camera", "new.one": 5}), vectors(1), schema=before.schema, refreshed_at="now"
+    )
+    assert rows["size_cm"].to_pylist() == [4]
+    assert left_out == ["new_one"]
