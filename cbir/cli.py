@@ -65,7 +65,7 @@ def import_(
     from cbir.sources import import_source
 
     report = import_source(source, name=name, raw=find_workspace() / "data" / "raw")
-    typer.echo(f"{report.name}: {report.added} added, {report.unchanged} unchanged, {len(report.skipped)} left out")
+    typer.echo(report.summary)
     for reason in report.skipped[:20]:
         typer.echo(f"  {reason}", err=True)
 

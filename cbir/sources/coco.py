@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.files import list_files, read_picture
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 Entry = dict[str, Any]
@@ -21,12 +23,12 @@ def find_annotations(folder: Path) -> list[Path]:
 
 
 def read_items(folder: Path, annotations: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes; a picture that is named but not there is named in ``skipped``.
+    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``skipped``.
 
     Raises:
         SourceError: a file is malformed, or none of the pictures is there.
     """
-    pictures = _list_pictures(folder)
+    pictures = _list_pictures(folder, skipped=skipped)
     found = False
     for item in _gather(annotations):
         path = _find_picture(folder, item.file_name, pictures)
@@ -34,14 +36,18 @@ def read_items(folder: Path, annotations: list[Path], *, skipped: list[str]) -> 
             skipped.append(f"{item.file_name}: named in the annotations, but not in the folder, or there twice")
             continue
         found = True
-        yield item, path.read_bytes()
+        if (data := read_picture(path, name=item.file_name, skipped=skipped)) is not None:
+            yield item, data
     if not found:
         raise SourceError(f"None of the pictures that the annotations name is below {folder}; put them there.")
 
 
 def _looks_right(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError:  # it is told among those that were not read
+        return False
     return b'"images"' in head or b'"annotations"' in head
 
 
@@ -50,6 +56,8 @@ def _load(path: Path) -> Entry:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; let yourself read it.") from None
     if not isinstance(document, dict) or not isinstance(document.get("images"), list):
         raise SourceError(f"{path} has no list of images; give COCO captions/instances or Karpathy JSON.")
     return document
@@ -77,7 +85,7 @@ def _read_karpathy(document: Entry) -> Iterator[RawItem]:
         yield RawItem(
             id=Path(file_name).with_suffix("").as_posix(),
             file_name=file_name,
-            captions=[sentence["raw"] for sentence in image["sentences"]],
+            captions=[str(sentence["raw"]) for sentence in image["sentences"] if sentence["raw"] is not None],
             split=KARPATHY_SPLITS.get(image.get("split", "")),
         )
 
@@ -88,8 +96,8 @@ def _read_coco(document: Entry) -> Iterator[RawItem]:
     labels: dict[Any, set[str]] = {}
     for annotation in document.get("annotations", []):
         image = annotation["image_id"]
-        if "caption" in annotation:
-            captions.setdefault(image, []).append(annotation["caption"])
+        if annotation.get("caption") is not None:
+            captions.setdefault(image, []).append(str(annotation["caption"]))
         if "category_id" in annotation:
             labels.setdefault(image, set()).add(_label(names[annotation["category_id"]]))
     for image in document["images"]:
@@ -115,11 +123,11 @@ def _merge(one: RawItem, other: RawItem) -> RawItem:
     )
 
 
-def _list_pictures(folder: Path) -> dict[str, Path | None]:
+def _list_pictures(folder: Path, *, skipped: list[str]) -> dict[str, Path | None]:
     """Files by their bare name; None where two folders hold the name, for then it says too little."""
     pictures: dict[str, Path | None] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() != ".json" and path.is_file():
+    for path in list_files(folder, skipped=skipped):
+        if path.suffix.lower() != ".json":
             pictures[path.name] = None if path.name in pictures else path
     return pictures
 
@@ -127,6 +135,6 @@ def _list_pictures(folder: Path) -> dict[str, Path | None]:
 def _find_picture(folder: Path, file_name: str, pictures: dict[str, Path | None]) -> Path | None:
     """As named if that is below the folder, else by its bare name: the files say nothing of the folders."""
     named = folder / file_name
-    if named.is_file() and named.resolve().is_relative_to(folder.resolve()):
+    if os.path.isfile(named) and named.resolve().is_relative_to(folder.resolve()):
         return named
     return pictures.get(Path(file_name).name)

@@ -6,136 +6,76 @@ ImageFolder convention), side-car captions (``name.png`` + ``name.txt``), and pl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from cbir.errors import SourceError
-from cbir.records import SPLITS, RawItem
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-CAPTIONS = ("caption", "captions", "text")
-LABELS = ("label", "labels")
-TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
+from cbir.records import RawItem
+from cbir.sources.files import PICTURES, list_files, read_picture
+from cbir.sources.metadata import find_metadata, read_listed
+from cbir.sources.splits import find_split_folders
 
 
 def read_items(folder: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes of ``folder``; a row without its picture is named in ``skipped``.
+    """Items and file bytes of ``folder``; what cannot be read is named in ``skipped``.
+
+    Metadata speaks for its folder and those below; elsewhere every picture is an item. Top folders that are all named
+    as splits give the split, and are no part of a label.
 
     Raises:
         SourceError: the folder is missing, empty, or its metadata is malformed.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder; give the path of a folder of pictures, or `openmoji`.")
-    metadata = next((folder / name for name in METADATA if (folder / name).exists()), None)
-    if metadata is not None:
-        yield from _read_listed(folder, metadata, skipped=skipped)
-    else:
-        yield from _read_pictures(folder)
-
-
-def _read_listed(folder: Path, metadata: Path, *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
+    files = list_files(folder, skipped=skipped)
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    metadata = find_metadata(files, skipped=skipped)
+    splits = find_split_folders(path.relative_to(folder).as_posix() for path in pictures)
     seen: set[str] = set()
-    for row in _read_metadata(metadata):
-        if not isinstance(row, dict):
-            raise SourceError(f"{metadata} has a line that is no JSON object: {row!r:.60}.")
-        name = row.pop("file_name", None)
-        if not isinstance(name, str):
-            raise SourceError(f"{metadata} has a row without file_name; add the column (a path below {folder}).")
-        if not (folder / name).is_file():
-            skipped.append(f"{name}: named in {metadata.name}, but not in the folder")
-            continue
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise SourceError(f"{metadata} names {name!r}, outside {folder}; move the picture below the folder.")
-        item = _build_item(name, row)
-        if item.id in seen:
-            raise SourceError(f"{metadata} names the id {item.id!r} twice; make ids unique, or leave the column out.")
+    for item, data in read_listed(folder, metadata, splits=splits, skipped=skipped):
         seen.add(item.id)
-        yield item, (folder / name).read_bytes()
-    if not seen:
-        raise SourceError(f"None of the pictures that {metadata} names is in {folder}; file_name is relative to it.")
+        yield item, data
+    listed = {path.parent for path in metadata}
+    loose = [path for path in pictures if listed.isdisjoint(path.parents)]
+    if not seen and not loose:
+        raise SourceError(_explain_nothing(folder, metadata))
+    for path in loose:
+        item = _build_item(path, folder=folder, splits=splits, seen=seen, skipped=skipped)
+        if (found := read_picture(path, name=item.file_name, skipped=skipped)) is not None:
+            seen.add(item.id)
+            yield item, found
 
 
-def _read_metadata(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except UnicodeDecodeError:
-        raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
-    except (ValueError, OSError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from None
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in record.items()} for record in records]
+def _explain_nothing(folder: Path, metadata: list[Path]) -> str:
+    if metadata:
+        named = metadata[0]
+        return f"None of the pictures that {named} names is in {named.parent}; file_name is relative to it."
+    return f"{folder} holds no pictures ({', '.join(sorted(PICTURES))})."
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Ids such as 007 and captions such as "None" stay text; only an empty cell is missing."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
-
-
-def _build_item(name: str, row: dict[str, Any]) -> RawItem:
-    row = {str(key): value for key, value in row.items() if value is not None}
-    captions = [text for key in CAPTIONS for text in _as_list(row.pop(key, None))]
-    labels = [label for key in LABELS for label in _as_list(row.pop(key, None))]
-    split = _read_split(row.get("split"))
-    if split:
-        row.pop("split")
+def _build_item(
+    path: Path, *, folder: Path, splits: dict[str, str | None], seen: set[str], skipped: list[str]
+) -> RawItem:
+    """A picture of which only its folders and side-car speak; its ending is part of the id where two differ by it."""
+    name = path.relative_to(folder)
+    id_ = name.with_suffix("").as_posix()
+    caption = _read_sidecar(path.with_suffix(".txt"), skipped=skipped)
+    labels = name.parts[1:-1] if name.parts[0] in splits else name.parts[:-1]
     return RawItem(
-        id=str(row.pop("id", Path(name).with_suffix("").as_posix())),
-        file_name=name,
-        captions=captions,
-        labels=labels,
-        group=str(row.pop("group")) if "group" in row else None,
-        split=split,
-        attributes=row,
+        id=name.as_posix() if id_ in seen else id_,
+        file_name=name.as_posix(),
+        captions=[caption] if caption else [],
+        labels=["/".join(labels)] if labels else [],
+        split=splits.get(name.parts[0]),
     )
 
 
-def _read_split(value: Any) -> str | None:
-    name = {"val": "validation", "valid": "validation"}.get(value, value) if isinstance(value, str) else None
-    return name if name in SPLITS else None
-
-
-def _as_list(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(value)] if isinstance(value, str | int | float) else [str(part) for part in value]
-
-
-def _read_pictures(folder: Path) -> Iterator[tuple[RawItem, bytes]]:
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
-    if not paths:
-        raise SourceError(f"{folder} holds no pictures ({', '.join(sorted(PICTURES))}).")
-    seen: set[str] = set()
-    for path in paths:
-        name = path.relative_to(folder)
-        id_ = name.with_suffix("").as_posix()
-        id_ = name.as_posix() if id_ in seen else id_
-        seen.add(id_)
-        caption = _read_sidecar(path.with_suffix(".txt"))
-        label = name.parent.as_posix()
-        yield (
-            RawItem(
-                id=id_,
-                file_name=name.as_posix(),
-                captions=[caption] if caption else [],
-                labels=[label] if label != "." else [],
-            ),
-            path.read_bytes(),
-        )
-
-
-def _read_sidecar(path: Path) -> str | None:
+def _read_sidecar(path: Path, *, skipped: list[str]) -> str | None:
     """The first line; Tux Paint keeps other languages below it."""
-    if not path.is_file():
+    if not path.exists():
         return None
+    data = read_picture(path, name=str(path), skipped=skipped)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return (data or b"").decode("utf-8-sig").replace("\r", "\n").split("\n")[0].strip() or None
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
-    return lines[0].strip() or None if lines else None

@@ -9,6 +9,7 @@ FashionIQ (Wu et al. 2021): ``captions/cap.KIND.SPLIT.json`` has ``candidate``, 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem, RelativeCaption
-from cbir.sources.folders import PICTURES
+from cbir.sources.files import PICTURES, list_files, read_picture
 
 NAME = re.compile(r"cap\.(rc2|dress|shirt|toptee)\.(train|val)\.json")
 SPLITS = {"train": "train", "val": "test"}  # the targets of their own test splits are not public
@@ -40,18 +41,19 @@ def find_captions(folder: Path) -> list[Path]:
 
 
 def read_items(folder: Path, captions: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes; a picture that is named but not there is named in ``skipped``.
+    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``skipped``.
 
     A picture of both splits is a test item.
 
     Raises:
         SourceError: a file is malformed, or none of the pictures is there.
     """
-    pictures = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES}
+    files = list_files(folder, skipped=skipped)
+    pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
     seen = False
     for name, found in sorted(_gather(captions).items()):
         named = folder / found.path if found.path else None
-        there = named is not None and named.is_file() and named.resolve().is_relative_to(folder.resolve())
+        there = named is not None and os.path.isfile(named) and named.resolve().is_relative_to(folder.resolve())
         path = named if there else pictures.get(name)
         if path is None:
             skipped.append(f"{name}: named in the captions or splits, but not in the folder")
@@ -59,7 +61,8 @@ def read_items(folder: Path, captions: list[Path], *, skipped: list[str]) -> Ite
         seen = True
         split = "test" if "test" in found.splits else "train"
         file_name = path.relative_to(folder).as_posix()
-        yield RawItem(id=name, file_name=file_name, labels=sorted(found.labels), split=split), path.read_bytes()
+        if (data := read_picture(path, name=file_name, skipped=skipped)) is not None:
+            yield RawItem(id=name, file_name=file_name, labels=sorted(found.labels), split=split), data
     if not seen:
         raise SourceError(f"None of the pictures that the captions name is below {folder}; put them there.")
 
@@ -121,6 +124,8 @@ def _load(path: Path) -> Any:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; let yourself read it.") from None
     if not isinstance(document, (list, dict)):
         raise SourceError(f"{path} is neither a list nor an object; is the download complete?")
     return document

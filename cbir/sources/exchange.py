@@ -1,0 +1,62 @@
+"""How an import takes the place of the one before: alone, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cbir.errors import SourceError
+
+PATIENCE = 3600.0  # seconds
+
+
+@contextmanager
+def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Keep imports into ``raw`` out, with what a killed one had set aside put back.
+
+    The operating system frees the lock of a killed process.
+
+    Raises:
+        SourceError: an import did not end within ``patience`` seconds.
+    """
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(raw.parent / ".import.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another import into {raw}, or what reads it, to end", file=sys.stderr)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            raise SourceError(
+                f"Another import into {raw}, or what reads it, still runs after {patience:.0f} s; wait for it to end, "
+                "then run this again."
+            ) from None
+    try:
+        restore(raw.parent / ".import", raw=raw)
+        yield
+    finally:
+        lock.release()
+
+
+def exchange(partial: Path, final: Path, *, aside: Path) -> None:
+    """Put ``partial`` in the place of ``final``, which stays whole at ``aside`` until then."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(final, aside)
+    os.replace(partial, final)
+
+
+def restore(partial_root: Path, *, raw: Path) -> None:
+    """Put back what an import that was killed between its two renames had set aside; drop the rest of it."""
+    for aside in (partial_root / "old").glob("*"):
+        if not (raw / aside.name).exists():
+            os.replace(aside, raw / aside.name)
+    shutil.rmtree(partial_root, ignore_errors=True)

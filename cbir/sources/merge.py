@@ -1,0 +1,161 @@
+"""How what a source gives joins what was imported under its name before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from cbir.errors import SourceError
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
+from cbir.rows import name_column
+
+TEXTS, ENDS = ("id", "file_name"), ("reference_id", "caption", "target_id")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What an import did: items and relative captions added, items already there, and what was left out and why."""
+
+    name: str
+    added: int
+    unchanged: int
+    skipped: list[str]
+    relative: int = 0
+
+    @property
+    def summary(self) -> str:
+        """One line of counts."""
+        counts = f"{self.name}: {self.added} added, {self.unchanged} unchanged, {len(self.skipped)} left out"
+        return f"{counts}; {self.relative} relative captions added" if self.relative else counts
+
+
+def merge_source(
+    found: Iterable[tuple[RawItem, bytes]],
+    relative: Iterable[RelativeCaption],
+    *,
+    name: str,
+    folder: Path,
+    skipped: list[str],
+) -> ImportReport:
+    """Add items, their files and relative captions to what lies in ``folder``; nothing that is there goes.
+
+    A malformed line of an earlier import is dropped and named in ``skipped``, and so is text that is no Unicode.
+
+    Raises:
+        SourceError: there is no item, before or now; or the source is malformed.
+    """
+    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, skipped=skipped)}
+    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, skipped=skipped)}
+    pairs_before = len(pairs)
+    added = _add_items(rows, found, name=name, folder=folder, skipped=skipped)
+    if not rows:
+        first = f"; the first: {skipped[0]}" if skipped else ""
+        raise SourceError(f"There is no picture that can be imported{first}; see the layouts in docs/data.md.")
+    write_jsonl(folder / RAW_ITEMS, (rows[key] for key in sorted(rows)))
+    _add_relative(pairs, relative, name=name, known=rows.keys(), skipped=skipped)
+    if pairs or (folder / RAW_RELATIVE).exists():
+        write_jsonl(folder / RAW_RELATIVE, pairs.values())
+    return ImportReport(
+        name=name,
+        added=added,
+        unchanged=len(rows) - added,
+        skipped=[text.encode("utf-8", "backslashreplace").decode() for text in skipped],
+        relative=len(pairs) - pairs_before,
+    )
+
+
+def _read_earlier(
+    path: Path, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...], *, skipped: list[str]
+) -> list[Row]:
+    """Rows of an earlier import, without those that ``kind`` is not made of, or whose ``texts`` are no text."""
+    rows = []
+    for n, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
+        row = _parse(line, kind, texts) if line.strip() else None
+        if row is not None:
+            rows.append(row)
+        elif line.strip():
+            skipped.append(f"line {n} of the {path.name} that was there: malformed, and dropped")
+    return rows
+
+
+def _parse(line: bytes, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...]) -> Row | None:
+    try:
+        row = json.loads(line)
+        kind(**row)
+    except (ValueError, TypeError):
+        return None
+    return row if all(isinstance(row[name], str) for name in texts) else None
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["reference_id"], row["caption"], row["target_id"]
+
+
+def _add_items(
+    rows: dict[str, Row], found: Iterable[tuple[RawItem, bytes]], *, name: str, folder: Path, skipped: list[str]
+) -> int:
+    added = 0
+    hidden: dict[str, None] = {}
+    for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
+        if not _is_unicode(item):
+            skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
+            continue
+        hidden |= dict.fromkeys(key for key in item.attributes if name_column(key) is None)
+        row = asdict(_place(item, data, name=name, folder=folder))
+        added += rows.get(row["id"]) != row
+        rows[row["id"]] = row
+    reason = "comes with a hit, but cannot be searched by: the name is one of the table's own"
+    skipped[:0] = [f"attribute {key!r}: {reason}" for key in hidden]
+    return added
+
+
+def _is_unicode(value: RawItem | RelativeCaption) -> bool:
+    """Half a pair of surrogates, as of a file name that is not UTF-8, can be in a text, but not in a file of text."""
+    try:
+        json.dumps(asdict(value), ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _place(item: RawItem, data: bytes, *, name: str, folder: Path) -> RawItem:
+    digest = hashlib.sha256(data).hexdigest()[:24]
+    target = folder / "images" / digest[:2] / f"{digest}{Path(item.file_name).suffix.lower()}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return replace(
+        item,
+        id=f"{name}/{item.id}",
+        group=f"{name}/{item.group}" if item.group else None,
+        file_name=target.relative_to(folder).as_posix(),
+        attributes=json.loads(json.dumps(item.attributes | {"file": item.file_name}, default=str)),
+    )
+
+
+def _add_relative(
+    pairs: dict[tuple[str, str, str], Row],
+    relative: Iterable[RelativeCaption],
+    *,
+    name: str,
+    known: Iterable[str],
+    skipped: list[str],
+) -> None:
+    """Those with both ends imported, now or before."""
+    ids = set(known)
+    for pair in relative:
+        row = asdict(replace(pair, reference_id=f"{name}/{pair.reference_id}", target_id=f"{name}/{pair.target_id}"))
+        if not ids.issuperset((row["reference_id"], row["target_id"])):
+            continue
+        if _is_unicode(pair):
+            pairs.setdefault(_key(row), row)
+        else:
+            skipped.append(f"relative caption of {pair.reference_id}: no valid Unicode")

@@ -1,0 +1,119 @@
+"""How metadata of the Hugging Face ImageFolder convention is found and becomes items."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cbir.errors import SourceError
+from cbir.records import RawItem
+from cbir.sources.files import read_picture
+from cbir.sources.splits import NAMES, name_split
+
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+CAPTIONS = ("caption", "captions", "text")
+LABELS = ("label", "labels")
+TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
+Row = dict[str, Any]
+
+
+def find_metadata(files: list[Path], *, skipped: list[str]) -> list[Path]:
+    """One a folder; it speaks for all that is below, so that one further below is named in ``skipped``."""
+    found: dict[Path, Path] = {}
+    for name in METADATA:
+        for path in files:
+            if path.name == name:
+                found.setdefault(path.parent, path)
+    hidden = [folder for folder in found if any(above in found for above in folder.parents)]
+    skipped.extend(f"{found.pop(folder)}: not read, for a folder above it has metadata" for folder in hidden)
+    return sorted(found.values())
+
+
+def read_listed(
+    folder: Path, metadata: list[Path], *, splits: dict[str, str | None], skipped: list[str]
+) -> Iterator[tuple[RawItem, bytes]]:
+    """Items and file bytes; ``file_name`` is relative to the folder of its metadata.
+
+    Raises:
+        SourceError: a file is malformed, or an id is there twice.
+    """
+    seen: set[str] = set()
+    unknown: Counter[str] = Counter()
+    for path in metadata:
+        for row in _read_rows(path):
+            name = _read_name(row, path, folder=folder)
+            if not os.path.isfile(folder / name):
+                skipped.append(f"{name}: named in {path.name}, but not in the folder")
+                continue
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise SourceError(f"{path} names {name!r}, outside {folder}; move the picture below the folder.")
+            item = _build_item(name, row, splits=splits)
+            unknown.update([repr(item.attributes["split"])] if "split" in item.attributes else [])
+            if item.id in seen:
+                raise SourceError(f"{path} names the id {item.id!r} twice; make ids unique, or leave the column out.")
+            seen.add(item.id)
+            if (data := read_picture(folder / name, name=name, skipped=skipped)) is not None:
+                yield item, data
+    for value, rows in unknown.items():
+        known = ", ".join(NAMES)
+        skipped.insert(0, f"split {value} of {rows} rows: kept as an attribute, for no split is named so; use {known}")
+
+
+def _read_name(row: Any, path: Path, *, folder: Path) -> str:
+    """Take the picture's path out of the row, relative to ``folder``."""
+    if not isinstance(row, dict):
+        raise SourceError(f"{path} has a line that is no JSON object: {row!r:.60}.")
+    name = row.pop("file_name", None)
+    if not isinstance(name, str):
+        raise SourceError(f"{path} has a row without file_name; add the column (a path below {path.parent}).")
+    above = path.parent.relative_to(folder).as_posix()
+    return name if above == "." else f"{above}/{name}"
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        if path.suffix == ".jsonl":  # not by splitlines(), which cuts inside of texts
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except UnicodeDecodeError:
+        raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
+    except (ValueError, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from None
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in record.items()} for record in records]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Ids such as 007 and captions such as "None" stay text; only an empty cell is missing."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+
+
+def _build_item(name: str, row: Row, *, splits: dict[str, str | None]) -> RawItem:
+    """A split that the row names goes before that of its folder; one that is unknown stays an attribute."""
+    row = {str(key): value for key, value in row.items() if value is not None}
+    captions = [text for key in CAPTIONS for text in _as_list(row.pop(key, None))]
+    labels = [label for key in LABELS for label in _as_list(row.pop(key, None))]
+    split = name_split(row.get("split"))
+    if split or row.get("split") == "":
+        row.pop("split")
+    return RawItem(
+        id=str(row.pop("id", Path(name).with_suffix("").as_posix())),
+        file_name=name,
+        captions=captions,
+        labels=labels,
+        group=str(row.pop("group")) if "group" in row else None,
+        split=split or splits.get(name.split("/")[0]),
+        attributes=row,
+    )
+
+
+def _as_list(value: Any) -> list[str]:
+    parts = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    return [str(part) for part in parts if part is not None]

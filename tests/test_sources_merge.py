@@ -1,0 +1,98 @@
+"""What is imported under a name that is there joins it: items, relative captions, and what was damaged is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cbir.records import read_jsonl
+from cbir.sources import ImportReport, import_source
+
+
+def put_part(folder: Path, *changes: tuple[str, str, str]) -> Path:
+    """A data set as CIRR is laid out."""
+    (folder / "captions").mkdir(parents=True, exist_ok=True)
+    pairs = [{"reference": one, "caption": words, "target_hard": other} for one, words, other in changes]
+    (folder / "captions/cap.rc2.train.json").write_text(json.dumps(pairs))
+    for name in {end for one, _, other in changes for end in (one, other)}:
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (ord(name), 0, 0)).save(buffer, "PNG")
+        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+    return folder
+
+
+def take(source: Path) -> ImportReport:
+    return import_source(str(source), name="mine", raw=source.parent / "raw")
+
+
+def changes_of(tmp_path: Path) -> list[tuple[str, str, str]]:
+    rows = read_jsonl(tmp_path / "raw/mine/relative.jsonl")
+    ends = ((row["reference_id"], row["caption"], row["target_id"]) for row in rows)
+    return [(one.removeprefix("mine/"), words, other.removeprefix("mine/")) for one, words, other in ends]
+
+
+def test_new_relative_captions_of_known_pictures_are_added_and_counted(tmp_path: Path) -> None:
+    take(put_part(tmp_path / "set", ("a", "redder", "b")))
+    report = take(put_part(tmp_path / "set", ("a", "redder", "b"), ("b", "darker", "a")))
+    assert (report.added, report.unchanged, report.relative) == (0, 2, 1)
+    assert changes_of(tmp_path) == [("a", "redder", "b"), ("b", "darker", "a")]
+    assert report.summary == "mine: 0 added, 2 unchanged, 0 left out; 1 relative captions added"
+
+
+def test_a_second_part_adds_its_relative_captions_to_those_of_the_first(tmp_path: Path) -> None:
+    take(put_part(tmp_path / "one", ("a", "redder", "b")))
+    report = take(put_part(tmp_path / "two", ("c", "darker", "d")))
+    assert (report.added, report.relative) == (2, 1)
+    assert changes_of(tmp_path) == [("a", "redder", "b"), ("c", "darker", "d")]
+
+
+def test_the_same_again_leaves_every_file_as_it_was(tmp_path: Path) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    before = (tmp_path / "raw/mine").stat().st_ino
+    report = take(source)
+    assert (report.added, report.relative) == (0, 0)
+    assert (tmp_path / "raw/mine").stat().st_ino == before
+
+
+def test_a_relative_caption_of_no_valid_unicode_is_named_and_left_out(tmp_path: Path) -> None:
+    report = take(put_part(tmp_path / "set", ("a", "\ud83d", "b"), ("b", "darker", "a")))
+    assert report.skipped == ["relative caption of a: no valid Unicode"]
+    assert changes_of(tmp_path) == [("b", "darker", "a")]
+
+
+@pytest.mark.parametrize("line", [b"{nope", b"\xff", b"[]", b'{"id": 5, "file_name": "x"}', b'{"id": "mine/x"}'])
+def test_importing_again_repairs_a_malformed_list(tmp_path: Path, line: bytes) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    path = tmp_path / "raw/mine/items.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.split(b"\n")[0] + b"\n" + line + b"\n")
+    report = take(source)
+    assert report.skipped == ["line 2 of the items.jsonl that was there: malformed, and dropped"]
+    assert path.read_bytes() == whole
+
+
+def test_a_malformed_line_that_hides_no_item_is_dropped_too(tmp_path: Path) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    for name in ("items.jsonl", "relative.jsonl"):
+        path = tmp_path / "raw/mine" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"{nope\n")
+        report = take(source)
+        assert (report.added, report.relative, len(report.skipped)) == (0, 0, 1)
+        assert path.read_bytes() == whole
+
+
+def test_attributes_that_no_column_can_be_named_after_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    put_part(folder, ("a", "redder", "b"))
+    row = {"file_name": "a.png", "source": "camera", "_rowid": 3, "size.cm": 4, "price": 5}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    report = take(folder)
+    assert [text.split(":")[0] for text in report.skipped] == ["attribute 'source'", "attribute '_rowid'"]
