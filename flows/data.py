@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -10,9 +12,10 @@ from prefect import get_run_logger, task
 from cbir.errors import WorkspaceError
 from cbir.git import commit_pointers
 from cbir.params import ReleaseParams, load_section
+from cbir.sources import lock_imports
 from cbir.split import KEPT
 from flows.gate import EMBEDDED, read_json
-from flows.stages import find_changes, has_remote, read_data_revision, run_dvc
+from flows.stages import find_changes, has_remote, read_data_revision, read_yaml, run_dvc, select_stages
 
 
 @task(name="look for changes", task_run_name="look for changes")
@@ -40,18 +43,45 @@ def run_stage(workspace: str, stage: str) -> None:
     run_dvc(Path(workspace), "repro", "--single-item", stage, say=get_run_logger().info)
 
 
+def run_stages(workspace: str, changes: Sequence[str]) -> None:
+    """Version the raw data and run the stages from the first changed one on.
+
+    Imports wait until the raw data were versioned and ingested: DVC hashes what a stage has read after it ran, and
+    would take for ingested what came meanwhile.
+    """
+    for stage in select_stages(changes):
+        if stage == "ingest":
+            with lock_imports(Path(workspace) / "data/raw"):
+                version_data(workspace)
+                run_stage(workspace, stage)
+        else:
+            run_stage(workspace, stage)
+        if stage == "split" and keep_split(workspace):
+            run_stage(workspace, stage)  # with itself as an input now; it comes out as it was
+
+
 @task(name="keep the split", task_run_name="keep the split")
 def keep_split(workspace: str) -> bool:
-    """Make the split an input of the next one; False where it is that already."""
+    """Make the split an input of the next one; False where it is that already.
+
+    Killed between the file and DVC's pointer to it, it writes the pointer when done again.
+    """
     root = Path(workspace)
     new, kept = root / "data/split" / KEPT, root / "data/kept" / KEPT
-    if kept.exists() and kept.read_bytes() == new.read_bytes():
-        return False
-    beside = kept.with_name(f".{KEPT}.partial")
-    shutil.copyfile(new, beside)
-    beside.replace(kept)
-    run_dvc(root, "add", f"data/kept/{KEPT}")
-    return True
+    changed = not kept.exists() or kept.read_bytes() != new.read_bytes()
+    if changed:
+        beside = kept.with_name(f".{KEPT}.partial")
+        shutil.copyfile(new, beside)
+        beside.replace(kept)
+    if changed or not _is_pointed_to(kept):
+        run_dvc(root, "add", f"data/kept/{KEPT}")
+    return changed
+
+
+def _is_pointed_to(path: Path) -> bool:
+    """Whether DVC's pointer beside ``path`` is of its bytes."""
+    pointer = path.with_name(f"{path.name}.dvc")
+    return pointer.exists() and read_yaml(pointer)["outs"][0]["md5"] == hashlib.md5(path.read_bytes()).hexdigest()
 
 
 @task(name="push to the remote", retries=2, retry_delay_seconds=[2, 10])
