@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from PIL import Image
 from cbir.records import ITEM_SCHEMA
 from cbir.rows import OWN, build_rows, fit_rows, name_column
 
+DOCS = (Path(__file__).parent.parent / "docs/data.md").read_text()
+CONDITIONS = re.findall(r"^\| (`+) ?(.+?) ?\1 \|", DOCS.partition("| condition |")[2], flags=re.MULTILINE)
 ODD = ["size.cm", "back`tick", "two words", "größe", "Price", "select", "a/b", 'quo"te', "it's", "a[0]"]
 REFUSED = ["", "_rowid", "_rowaddr", "_distance", "_score", ".hidden", *OWN]
 
@@ -67,3 +70,18 @@ def test_a_refresh_fits_attributes_by_the_same_names() -> None:
     )
     assert rows["size_cm"].to_pylist() == [4]
     assert left_out == ["new_one"]
+
+
+def test_every_condition_of_the_docs_finds_what_it_says(tmp_path: Path) -> None:
+    whole = {"price": 7.5, "colour": "blue", "stock": 5, "sold": True, "shelf no": 3}
+    rows = build(whole, {"colour": "red", "sold": False})
+    first = rows.schema.get_field_index("caption")
+    rows = rows.set_column(first, "caption", pa.array(["the cat's bed", "the cat's bed"]))
+    rows = rows.set_column(first + 1, "label", pa.array(["food-drink/food-fruit", ""]))
+    table = lancedb.connect(tmp_path).create_table("t", rows)
+    found = {text: len(table.search([0.0, 1.0]).where(text).to_list()) for _, text in CONDITIONS}
+    assert list(found.values()) == [1, 2, 1, 1, 1, 2, 1, 1], found
+
+
+def test_every_own_column_that_can_be_searched_by_is_in_the_docs() -> None:
+    assert all(f"`{name}`" in DOCS for name in OWN)
