@@ -17,6 +17,7 @@ from cbir.index import publish_table
 from cbir.promotion import open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table
+from flows.checks import check_params
 from flows.data import commit_data, look_for_changes, push_outputs, run_stages
 from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
@@ -29,6 +30,7 @@ from flows.gate import (
     find_release,
     read_json,
 )
+from flows.lock import hold_workspace
 from flows.notices import check_block, name_live, tell_failure, tell_outcome
 from flows.stages import read_data_revision, read_rows_revision
 from flows.standing import compare_live, summarise_run, was_left
@@ -129,8 +131,15 @@ def retrain(workspace: str) -> dict[str, Any]:
         "refused" or "inconclusive", the gate did not let it pass, for ``reasons``, and an older one stays.
     """
     hide_tracebacks()
-    logger = get_run_logger()
+    check_params(workspace)
     check_block(workspace)
+    with hold_workspace(Path(workspace), say=get_run_logger().warning):
+        return run_steps(workspace)
+
+
+def run_steps(workspace: str) -> dict[str, Any]:
+    """What `retrain` does, step by step; of two at once neither would know of the other's release."""
+    logger = get_run_logger()
     changes = look_for_changes(workspace)
     if changes:
         logger.info("changed: %s", ", ".join(changes))

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.artifacts import Artifacts, follow_workspace
-from cbir.registry.history import PROMOTE, Entry, read_action, select_moves
+from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
 from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
 
@@ -171,13 +171,13 @@ class Registry:
         Done again after a crash between the two, it adds the entry that is missing and nothing else. ``by``: who, where
         it is not whoever runs this.
         """
-        self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
-        if self.read_aliases().get(CHALLENGER) == release.version:
-            self._client.delete_registered_model_alias(self.name, CHALLENGER)
-        history = self.read_history()
-        if history and history[-1]["version"] == release.version:
-            return
-        self.append_log(release, action=action, reason=reason, now=now, by=by)
+        with lock_history(self._workspace):
+            self._client.set_registered_model_alias(self.name, CHAMPION, release.version)
+            if self.read_aliases().get(CHALLENGER) == release.version:
+                self._client.delete_registered_model_alias(self.name, CHALLENGER)
+            history = self.read_history()
+            if not history or history[-1]["version"] != release.version:
+                self._append(release, action=action, reason=reason, now=now, by=by)
 
     def name_challenger(self, release: Release) -> None:
         """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
@@ -206,6 +206,10 @@ class Registry:
 
     def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
         """Write down what was done to a release; nothing is ever taken out again."""
+        with lock_history(self._workspace):
+            self._append(release, action=action, reason=reason, now=now, by=by)
+
+    def _append(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None) -> None:
         entry = {
             "version": release.version,
             "at": now.isoformat(),

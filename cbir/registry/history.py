@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from cbir.errors import RegistryError
+
+LOCK = Path(".cbir/locks/history.lock")  # in the workspace
+PATIENCE = 60.0  # seconds; an entry takes a fraction of one
 Entry = dict[str, str]  # version, at, by, why, action; entries of before there were actions lack the last
 
 PROMOTE, OVERRIDE, ROLLBACK = "promote", "override", "rollback"
@@ -34,3 +42,25 @@ def stack_champions(moves: Sequence[Entry]) -> list[str]:
         elif stack[-1:] != [version]:
             stack.append(version)
     return stack
+
+
+@contextmanager
+def lock_history(workspace: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Be the only process of this workspace that moves the alias or appends to the history.
+
+    Raises:
+        RegistryError: another did not end within ``patience`` seconds.
+    """
+    (workspace / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace / LOCK)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise RegistryError(
+            f"Another command has been writing to the history of releases for {patience:.0f} s ({workspace / LOCK}); "
+            "wait for it, or stop it, then try again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

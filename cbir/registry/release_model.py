@@ -19,9 +19,7 @@ from PIL import Image
 
 from cbir.encoder import Encoder
 from cbir.errors import ImageError, QueryError
-from cbir.images import decode_image, fit_square
-
-SIZE = 224  # pixels, the side that the encoder's pictures are fitted into
+from cbir.images import Canvas, fit_image
 
 
 class ReleaseModel(PythonModel):
@@ -40,7 +38,8 @@ class ReleaseModel(PythonModel):
             QueryError: a row has neither.
             ImageError: a picture cannot be read.
         """
-        images = [_read_image(value, row=n) for n, value in enumerate(_take(model_input, "image"))]
+        canvas = self._encoder.canvas
+        images = [_read_image(value, canvas, row=n) for n, value in enumerate(_take(model_input, "image"))]
         texts = [_read_text(value) for value in _take(model_input, "text")]
         for n, (image, text) in enumerate(zip(images, texts, strict=True)):
             if image is None and text is None:
@@ -57,12 +56,12 @@ def _read_text(value: Any) -> str | None:
     return (value.strip() or None) if isinstance(value, str) else None
 
 
-def _read_image(value: Any, *, row: int) -> Image.Image | None:
+def _read_image(value: Any, canvas: Canvas, *, row: int) -> Image.Image | None:
     if not isinstance(value, bytes | str) or not value:
         return None
     try:
         data = base64.b64decode(value, validate=False) if isinstance(value, str) else value
-        return fit_square(decode_image(data), size=SIZE)
+        return fit_image(data, canvas)
     except (ImageError, binascii.Error) as error:
         raise ImageError(f"Row {row}: {error}; give the bytes of a picture, or these in base64.") from None
 

@@ -1,0 +1,98 @@
+"""Before a retrain does anything its parameters hold and no other one runs; writers of the history wait in line."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, cbir, set_param
+from small_releases import NOW, make_registry, make_release
+
+from cbir.errors import ParamsError, RegistryError, WorkspaceError
+from cbir.params import SECTIONS as KNOWN
+from cbir.registry import Registry
+from cbir.registry.history import lock_history
+from flows.checks import SECTIONS, check_params
+from flows.lock import hold_workspace
+
+
+def test_every_section_is_checked_and_ours_hold() -> None:
+    assert set(SECTIONS) == set(KNOWN)
+    check_params.fn(str(ROOT))
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_misspelt_key_in_any_section_fails_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    (tmp_path / "params.yaml").write_text(json.dumps({name: {"florr": 1}}))
+    with pytest.raises(ParamsError, match=rf"{name}\.florr: unknown key"):
+        check_params.fn(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_retrain_says_so_of_a_misspelt_key_though_nothing_changed(live: Path, prefect_server: str) -> None:
+    set_param(live, "gate", latency_mss=3)
+    done = cbir(live, "retrain", PREFECT_API_URL=prefect_server)
+    assert (done.returncode, "gate.latency_mss: unknown key; did you mean latency_ms?" in done.stderr) == (2, True)
+
+
+def test_a_second_run_says_for_whom_it_waits_and_goes_on_when_that_ends(tmp_path: Path) -> None:
+    said: list[str] = []
+    order: list[str] = []
+    first = hold_workspace(tmp_path, say=said.append)
+    first.__enter__()
+
+    def run_second() -> None:
+        with hold_workspace(tmp_path, say=said.append):
+            order.append("second")
+
+    thread = threading.Thread(target=run_second)
+    thread.start()
+    thread.join(timeout=1.5)
+    order.append("first")
+    first.__exit__(None, None, None)
+    thread.join(timeout=30)
+    assert order == ["first", "second"]
+    assert [words.startswith("waiting for the retrain of this workspace") for words in said] == [True]
+    assert "(process " in said[0]
+
+
+def test_a_run_that_never_ends_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with (
+        hold_workspace(tmp_path, say=print),
+        pytest.raises(WorkspaceError, match=r"not ended within 0 s \(process .*wait for it, or stop it"),
+        hold_workspace(tmp_path, say=print, patience=0.1),
+    ):
+        pass
+
+
+def append(workspace: Path, *, number: int) -> None:
+    registry = Registry(workspace, name="cbir")
+    for _ in range(5):
+        registry.append_log(registry.get_version("1"), action="pin", reason=str(number), now=NOW)
+
+
+def test_entries_that_several_processes_append_at_once_are_all_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry = make_registry(tmp_path)
+    make_release(tmp_path, fingerprint="a")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append, args=(tmp_path,), kwargs={"number": n}) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(entry["why"] for entry in registry.read_log()) == sorted(str(n) for n in range(4) for _ in range(5))
+
+
+def test_a_history_that_another_holds_is_named(tmp_path: Path) -> None:
+    with (
+        lock_history(tmp_path),
+        pytest.raises(RegistryError, match=r"history\.lock\); wait for it"),
+        lock_history(tmp_path, patience=0.1),
+    ):
+        pass
