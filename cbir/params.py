@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter
+from PIL import ImageColor
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
@@ -47,6 +48,19 @@ SECTIONS = (
 NonNegative = Annotated[float, Field(ge=0)]
 
 
+def _check_colour(name: str) -> str:
+    try:
+        ImageColor.getrgb(name)
+    except ValueError:
+        near = difflib.get_close_matches(name.lower(), ImageColor.colormap, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "write a name such as white, or #rrggbb"
+        raise ValueError(f"{name} is no colour; {hint}") from None
+    return name
+
+
+Colour = Annotated[str, AfterValidator(_check_colour)]
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class IngestParams:
     """``image_size``: pixels, images are fitted into a square of it on ``background``.
@@ -55,7 +69,7 @@ class IngestParams:
     """
 
     image_size: int = Field(224, ge=32, le=1024)
-    background: str = "white"
+    background: Colour = "white"
     least_side: int = Field(16, ge=1)
     max_pixels: int = Field(100_000_000, ge=1)
     shard_rows: int = Field(1000, ge=1)
@@ -86,7 +100,7 @@ class SplitParams:
 class TowerParams:
     """``visual``: ``efficientnet-lite0`` to ``2``, ``torchvision/vgg16``, ``resnet50`` or ``inception_v3``, or
     ``open_clip/ARCHITECTURE``. ``text``: ``minilm-l6``, ``word-vectors``, ``open_clip/ARCHITECTURE``, or a sentence
-    transformer's folder. The weights are a checkpoint's path, a pretrained tag, or "random"; see ``docs/encoder.md``.
+    transformer's folder. The weights are a checkpoint's path, a pretrained tag, or "random"; see ``docs/training.md``.
     """
 
     visual: str = "efficientnet-lite0"
@@ -261,17 +275,32 @@ def load_section(path: Path, name: str, section: type[S]) -> S:
     Raises:
         ParamsError: the file is missing, a key or value is not one of ``section``'s, or a section's name is misspelt.
     """
-    if not path.exists():
-        raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
-    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    document = _read_document(path)
     for other in document:  # a workspace may have sections of its own, but hardly one that is called almost like ours
         near = difflib.get_close_matches(str(other), SECTIONS, n=1, cutoff=0.8)
         if near and other not in SECTIONS:
             raise ParamsError(f"params.yaml: {other}: unknown section; did you mean {near[0]}?")
+    values = document.get(name)
     try:
-        return TypeAdapter(section).validate_python(document.get(name) or {})
+        return TypeAdapter(section).validate_python({} if values is None else values)
     except PydanticError as error:
         raise ParamsError(_explain(error, name, section)) from None
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}{where}: {error.problem}; indent with spaces and close every bracket.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is no text in UTF-8: {error}; save it as such.") from None
+    if not isinstance(document, dict | None):
+        raise ParamsError(f"{path} must be a mapping of sections to their keys, e.g. `split: {{test: 0.2}}`.")
+    return document or {}
 
 
 def _explain(error: PydanticError, name: str, section: type) -> str:
@@ -280,17 +309,23 @@ def _explain(error: PydanticError, name: str, section: type) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-        lines.append(f"{name}.{key}: " + (f"unknown key; {hint_at(key, known)}" if unknown else _say(problem)))
+        said = f"unknown key; {hint_at(key, known)}" if unknown else _say(problem)
+        lines.append(f"{name}.{key}: {said}" if key else f"{name}: {said}")
     return "params.yaml: " + "; ".join(lines)
 
 
 def _say(problem: ErrorDetails) -> str:
     """What pydantic says; of a value that is one of a few names, also the one that was meant."""
-    if problem["type"] != "literal_error":
-        return problem["msg"]
-    names = re.findall("'([^']+)'", problem["ctx"]["expected"])
-    near = difflib.get_close_matches(str(problem["input"]), names, n=1)
-    return problem["msg"] + (f"; did you mean {near[0]}?" if near else "")
+    match problem["type"]:
+        case "dataclass_type":
+            return "must be a mapping of keys to values"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case "literal_error":
+            names = re.findall("'([^']+)'", problem["ctx"]["expected"])
+            near = difflib.get_close_matches(str(problem["input"]), names, n=1)
+            return problem["msg"] + (f"; did you mean {near[0]}?" if near else "")
+    return problem["msg"]
 
 
 def hint_at(key: str, known: list[str]) -> str:

@@ -96,9 +96,14 @@ def compare_releases(workspace: Path, first: str, second: str) -> dict[str, Any]
 
 
 def _read_params(registry: Registry, release: Release) -> dict[str, Any]:
-    """The release's params, each section's keys dotted."""
+    """The release's params, each section's keys dotted; a user's own value that is in no section has its own name."""
     document = yaml.safe_load(registry.fetch_evidence(release, "params.yaml").read_text()) or {}
-    return {f"{section}.{key}": value for section, values in document.items() for key, value in (values or {}).items()}
+    dotted: dict[str, Any] = {}
+    for section, values in document.items():
+        dotted |= (
+            {f"{section}.{key}": v for key, v in values.items()} if isinstance(values, dict) else {section: values}
+        )
+    return dotted
 
 
 def _describe(registry: Registry, release: Release, aliases: dict[str, str], tables: dict[str, str]) -> Entry:

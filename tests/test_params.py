@@ -92,6 +92,51 @@ def test_every_fault_of_a_section_is_named_at_once(tmp_path: Path) -> None:
         load_section(path, "split", SplitParams)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ingest: {\n", r"line 2, column 1: expected the node content.*close every bracket"),
+        ("split:\n\ttest: 0.2\n", r"line 2, column 1: found character '\\t'.*indent with spaces"),
+        ("- split\n", r"must be a mapping of sections to their keys"),
+        ("just words", r"must be a mapping of sections to their keys"),
+        ("\x00", "no text in UTF-8"),
+        (b"\xff\xfe", "no text in UTF-8"),
+    ],
+)
+def test_a_file_that_holds_no_sections_is_named_with_the_place_of_the_fault(
+    tmp_path: Path, text: str | bytes, said: str
+) -> None:
+    (tmp_path / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ParamsError, match=rf"params\.yaml.*{said}"):
+        load_section(tmp_path / "params.yaml", "split", SplitParams)
+
+
+@pytest.mark.parametrize("value", ["3", "0", "false", "[a]", "word"])
+def test_a_section_that_is_no_mapping_is_told_so(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ParamsError, match=r"^params\.yaml: release: must be a mapping of keys to values$"):
+        load_section(write(tmp_path, f"release: {value}"), "release", ReleaseParams)
+    with pytest.raises(ParamsError, match=r"^params\.yaml: tune\.search\.x: must be a mapping of keys to values$"):
+        load_section(write(tmp_path, f"tune: {{search: {{x: {value}}}}}"), "tune", TuneParams)
+
+
+@pytest.mark.parametrize(
+    ("colour", "said"),
+    [
+        ("whit", r"whit is no colour; did you mean white"),
+        ("LihgtGreen", "did you mean .*lightgreen"),
+        ("'#12'", "write a name such as white, or #rrggbb"),
+    ],
+)
+def test_a_background_that_is_no_colour_is_told_with_the_nearest(tmp_path: Path, colour: str, said: str) -> None:
+    with pytest.raises(ParamsError, match=rf"params\.yaml: ingest\.background: .*{said}"):
+        load_section(write(tmp_path, f"ingest: {{background: {colour}}}"), "ingest", IngestParams)
+
+
+@pytest.mark.parametrize("colour", ["white", "DarkGreen", "#fff", "#12ab34", "rgb(1, 2, 3)"])
+def test_every_colour_of_pillow_may_be_the_background(colour: str) -> None:
+    assert IngestParams(background=colour).background == colour
+
+
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"run inside the folder that holds dvc\.yaml"):
         load_section(tmp_path / "params.yaml", "split", SplitParams)

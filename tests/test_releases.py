@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, cbir, copy_workspace, set_param
+from small_releases import make_registry, make_release
 
 from cbir.git import git
+from cbir.releases import compare_releases
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,17 @@ def test_releases_are_listed_shown_and_compared(twice: Path) -> None:
     for command in (["list"], ["show", "1"], ["diff", "1", "2"], ["log"]):
         printed = cbir(twice, "releases", *command)
         assert (printed.returncode, printed.stderr) == (0, ""), printed.stderr
+
+
+def test_values_of_the_users_own_beside_the_sections_are_compared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make_registry(tmp_path)
+    for name, owner in (("a", "shop"), ("b", "store")):
+        (tmp_path / "params.yaml").write_text(f"owner: {owner}\nsplit:\ntrain: {{seed: 1}}\n")
+        make_release(tmp_path, fingerprint=name)
+    assert compare_releases(tmp_path, "1", "2")["params"] == {"owner": ("shop", "store")}
 
 
 @pytest.mark.slow
