@@ -23,7 +23,6 @@ RIDGE = 0.1  # as a share of the kernel's mean diagonal
 CLIP = 5.0
 MOST_LANDMARKS = 4096
 FOLDS = 5
-EVERY = -1  # the fold of rows that every fold learns from
 Blocks = Sequence[tuple[int, float]]  # width and weight of each block of features
 
 
@@ -79,8 +78,6 @@ def fit_kernel_head(
 ) -> tuple[KernelHead, np.ndarray]:
     """Solve a head for ``target_NO``, and predict every row by a head that was solved without its fold.
 
-    Rows of the fold ``EVERY`` are in all of those heads, and their predictions are of no use.
-
     Returns:
         The head, and the cross-fitted predictions, float32 (N, O).
     """
@@ -95,7 +92,7 @@ def fit_kernel_head(
     head.weight_MO.copy_(torch.from_numpy(weight_MO))
     head.bias_O.copy_(torch.from_numpy(bias_O))
     crossed_NO = head(x).numpy().copy()
-    for fold in np.unique(fold_N[fold_N != EVERY]):
+    for fold in np.unique(fold_N):
         seen, held = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
         kept = np.flatnonzero(np.isin(chosen, seen))
         if len(kept):

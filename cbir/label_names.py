@@ -1,7 +1,7 @@
 """What a label's name says: words that people search with, even where no caption has them.
 
-Folders by class have no captions, and a class of few items is named by more than its items say. Names join the captions
-that labels are learned from, and lend words to items of training that have none; what is searched never gets them.
+Folders by class have no captions. The names of labels lend words to items of training that have none; what is searched
+never gets them.
 
 Shapes: N items.
 """

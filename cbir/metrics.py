@@ -12,16 +12,11 @@ import numpy as np
 
 def encode_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
     """Labels of each item as float32 (N, L), 1 where it has the label; one empty column if there are none."""
-    names = {name: n for n, name in enumerate(list_labels(labels))}
+    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
     label_NL = np.zeros((len(labels), max(len(names), 1)), np.float32)
     for n, row in enumerate(labels):
         label_NL[n, [names[name] for name in row]] = 1
     return label_NL
-
-
-def list_labels(labels: Sequence[Sequence[str]]) -> list[str]:
-    """Every label that some item has, in the order of the columns of ``encode_labels``."""
-    return sorted({name for row in labels for name in row})
 
 
 def share_labels(label_NL: np.ndarray) -> np.ndarray:

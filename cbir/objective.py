@@ -20,7 +20,7 @@ from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metric_losses import SHARED, make_pair_loss
-from cbir.metrics import encode_labels, list_labels
+from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import assemble_evidence, find_basis
 from cbir.towers.run import Towers
@@ -43,7 +43,7 @@ class TrainingData:
         self.ids = items["id"].to_pylist()
         self.features, self.indexed = features, indexed
         labels = items["labels"].to_pylist()
-        self.labels, self.label_NL = list_labels(labels), encode_labels(labels)
+        self.label_NL = encode_labels(labels)
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster_N
         self.code_N = number_twins(first_captions(items), items["sha256"].to_pylist())

@@ -38,19 +38,23 @@ def render_hits(hits: Sequence[Hit], *, framed: Collection[int] = ()) -> str:
     return f"<div class=grid>{''.join(shown)}</div>"
 
 
-def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; after the first column, one without words is of figures and stands to the right."""
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, best: int | None = None) -> str:
+    """A table; after the first column, one without words is of figures and stands to the right.
+
+    Row ``best`` is bold.
+    """
     figures = [n > 0 and not any(_WORD.search(row[n]) for row in rows) for n in range(len(header))]
-    lines = [_render_row("th", header, figures), *(_render_row("td", row, figures) for row in rows)]
+    body = (_render_row("td", row, figures, best=number == best) for number, row in enumerate(rows))
+    lines = [_render_row("th", header, figures, best=False), *body]
     return f"<div class=wide><table>{''.join(lines)}</table></div>"
 
 
-def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool]) -> str:
+def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool], *, best: bool) -> str:
     shown = (
         f"<{tag}{' class=number' if figure else ''}>{html.escape(cell)}</{tag}>"
         for cell, figure in zip(cells, figures, strict=True)
     )
-    return f"<tr>{''.join(shown)}</tr>"
+    return f"<tr{' class=best' if best else ''}>{''.join(shown)}</tr>"
 
 
 def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
-from cbir.kernel import EVERY, Blocks, KernelHead, draw_folds, fit_kernel_head
+from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
 from cbir.projections import align_projections, spread_projections, whiten_changes
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -42,7 +42,6 @@ def start_fusion(
     label_NL: np.ndarray,
     *,
     basis_LC: np.ndarray,
-    name_LR: np.ndarray,
     cluster_N: np.ndarray,
     classes: Classes,
     shapes: TowerShapes,
@@ -52,21 +51,13 @@ def start_fusion(
     """A fusion with solved heads and aligned projections, and the cross-fitted evidence of the training items.
 
     A catalogue may lack captions, labels, or both: the parts that would hold them then have width 0. One that lacks
-    both has ``copies``, the towers' outputs of changed copies of its pictures. ``name_LR`` is what the text tower makes
-    of the labels' names, from which the text's head learns beside the captions.
+    both has ``copies``, the towers' outputs of changed copies of its pictures.
     """
     rng = np.random.default_rng(params.seed)
     label_NC = (label_NL - label_NL.mean(0)) @ basis_LC
-    name_LC = (np.eye(len(name_LR), label_NL.shape[1]) - label_NL.mean(0)) @ basis_LC
     labels = label_NC.shape[1]
     text_head, text_NC = _fit_head(
-        features.text_BR,
-        label_NC,
-        there_N=features.has_text_B,
-        blocks=shapes.text.blocks,
-        cluster_N=cluster_N,
-        rng=rng,
-        named=(name_LR, name_LC),
+        features.text_BR, label_NC, there_N=features.has_text_B, blocks=shapes.text.blocks, cluster_N=cluster_N, rng=rng
     )
     words = _find_words(text_head, features)
     target_NO = np.concatenate([label_NC, words.word_NW], axis=1)
@@ -173,22 +164,14 @@ def _fit_head(
     blocks: Blocks,
     cluster_N: np.ndarray,
     rng: np.random.Generator,
-    named: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[KernelHead, np.ndarray]:
-    """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero.
-
-    ``named``: more rows to learn from, and their targets.
-    """
+    """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero."""
     rows = np.flatnonzero(there_N)
     predicted_NO = np.zeros(target_NO.shape, np.float32)
     if len(rows) == 0:
         return KernelHead(blocks=blocks, landmarks=1, outputs=target_NO.shape[1]), predicted_NO
-    x, target, fold_N = x_NF[rows], target_NO[rows], draw_folds(cluster_N[rows], rng=rng)
-    if named is not None:
-        x, target = np.concatenate([x, named[0]]), np.concatenate([target, named[1]])
-        fold_N = np.concatenate([fold_N, np.full(len(named[0]), EVERY)])
-    head, crossed = fit_kernel_head(x, target, blocks=blocks, fold_N=fold_N, rng=rng)
-    predicted_NO[rows] = crossed[: len(rows)]
+    fold_N = draw_folds(cluster_N[rows], rng=rng)
+    head, predicted_NO[rows] = fit_kernel_head(x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_N, rng=rng)
     return head, predicted_NO
 
 

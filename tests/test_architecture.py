@@ -31,7 +31,19 @@ LAYERS = {
         "label_names",
     }
     | {"augment", "two_towers", "finetune"}
-    | {"baselines", "expectations", "gallery", "golden", "query_sets", "examples", "scoreboard", "answers", "slices", "classical", "rivals"},
+    | {
+        "baselines",
+        "expectations",
+        "gallery",
+        "golden",
+        "query_sets",
+        "examples",
+        "scoreboard",
+        "answers",
+        "slices",
+        "classical",
+        "rivals",
+    },
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"}
     | {"git", "outputs", "search_space", "study"},
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}

@@ -12,7 +12,6 @@ from conftest import COLOURS, SHAPES, cbir, draw, make_workspace, set_param
 
 from cbir.encoder import Features
 from cbir.features import add_words
-from cbir.kernel import EVERY, fit_kernel_head
 from cbir.label_names import lend_names, list_names, name_label
 from cbir.towers.shape import GRID_CELLS
 
@@ -89,21 +88,6 @@ def test_words_are_added_where_there_are_none_and_nowhere_else() -> None:
     assert features.has_text_B.tolist() == [True, False, False, False], "what is indexed stays as it was"
     assert features.text_BR[:, 0].tolist() == [1, 0, 0, 0]
     assert add_words(features, Reader(), [None, None, "", None]) is features  # type: ignore[arg-type]
-
-
-def test_rows_of_every_fold_teach_what_no_other_row_of_a_fold_does() -> None:
-    rng = np.random.default_rng(0)
-    x_NF = rng.normal(size=(12, 6)).astype(np.float32)
-    x_NF[-1] = x_NF[0] + 0.01  # what row 0 is called
-    target_NO = np.zeros((12, 1), np.float32)
-    target_NO[[0, -1]] = 1  # a label of one item
-    folds = np.array([0] * 6 + [1] * 5 + [EVERY])
-    blocks = ((6, 1.0),)
-    _, crossed = fit_kernel_head(x_NF, target_NO, blocks=blocks, fold_N=folds, rng=np.random.default_rng(0))
-    _, unnamed = fit_kernel_head(
-        x_NF[:-1], target_NO[:-1], blocks=blocks, fold_N=folds[:-1], rng=np.random.default_rng(0)
-    )
-    assert crossed[0, 0] > 0.5 > unnamed[0, 0]
 
 
 @pytest.mark.slow

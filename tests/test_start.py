@@ -10,11 +10,12 @@ import torch
 from conftest import SHAPES
 
 from cbir.classes import Classes
-from cbir.encoder import FUSION_ONNX, Encoder, Features
+from cbir.encoder import CONFIG, FUSION_ONNX, Encoder, Features, read_canvas
 from cbir.errors import TowerError
 from cbir.features import keep_modalities
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
+from cbir.images import Canvas
 from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis, start_fusion
@@ -50,7 +51,6 @@ def start(features: Features, label_NL: np.ndarray) -> tuple[Fusion, FusionConfi
         features,
         label_NL,
         basis_LC=find_basis(label_NL, most=20),
-        name_LR=np.zeros((0, SHAPES.text.summary), np.float32),
         cluster_N=np.arange(ROWS),
         classes=CLASSES,
         shapes=SHAPES,
@@ -103,7 +103,8 @@ def test_labels_have_no_more_directions_than_differ() -> None:
 def test_an_encoder_of_another_version_is_named(tmp_path: Path) -> None:
     features, label_NL = invent(texts=True), encode_labels(COLOURS * 10)
     fusion, config, _ = start(features, label_NL)
-    save_fusion(fusion, config, SHAPES, folder=tmp_path)
+    save_fusion(fusion, config, SHAPES, folder=tmp_path, canvas=Canvas(size=96, background="black"))
+    assert read_canvas(tmp_path / CONFIG) == Canvas(size=96, background="black")
     (tmp_path / FUSION_ONNX).unlink()
     with pytest.raises(TowerError, match=r"another version.*cbir-ops retrain"):
         Encoder.load(tmp_path)

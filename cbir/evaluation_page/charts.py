@@ -32,12 +32,13 @@ def draw_history(history: list[dict[str, Any]]) -> str:
 
 
 def draw_curves(curves: list[dict[str, Any]]) -> str:
-    """Precision by recall, a plot a query set."""
+    """Precision by recall, a plot a query set; where each query has one relevant item curves are flat and left out."""
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in curves:
         points.setdefault(row["task"], {}).setdefault(row["system"], []).append((row["recall"], row["precision"]))
+    points = {task: systems for task, systems in points.items() if not all(map(_is_flat, systems.values()))}
     if not points:
-        return "<p>There are no curves.</p>"
+        return "<p>There are no curves: no query has more than one relevant item.</p>"
     figure = Figure(figsize=(10.5, 3.6 * ((len(points) + 1) // 2)), layout="constrained")
     for axes, (task, systems) in zip(_list_axes(figure, len(points), columns=2), points.items(), strict=False):
         axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLOURS))
@@ -47,6 +48,10 @@ def draw_curves(curves: list[dict[str, Any]]) -> str:
         axes.set_ylim(0, 1.02)
         _finish(axes, title=task, x="recall", y="precision")
     return _to_svg(figure)
+
+
+def _is_flat(line: Sequence[tuple[float, float]]) -> bool:
+    return len({round(precision, 9) for _, precision in line}) < 2
 
 
 def draw_folds(folds: Mapping[str, Sequence[float]]) -> str:

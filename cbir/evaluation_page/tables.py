@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from cbir.report import render_table
+from cbir.report import render_table, render_words
 
 METRICS = ("map", "mrr", "ndcg@10", "hit@1", "hit@10", "recall@10", "precision@10")
 QUERIES = {
@@ -20,29 +20,50 @@ QUERIES = {
     "relative": "A picture and a change of it search pictures: the target is relevant",
     "relative_indexed": "A picture and a change of it search items as the index holds them",
 }
+SYSTEMS = {
+    "fused": "the encoder",
+    "fused_both": "the encoder, by picture and words",
+    "fused_image": "the encoder, by the picture alone",
+    "fused_text": "the encoder, by words alone",
+    "fused_sum": "the sum of the encoder's own vectors of picture and words",
+    "image_only": "the frozen image tower",
+    "text_only": "the frozen text tower",
+    "sum": "the sum of the frozen towers' cosines",
+    "bm25": "the captions' words (BM25)",
+    "histogram": "a histogram of colours",
+    "lbp": "texture: local binary patterns",
+    "gabor": "texture: Gabor filters",
+    "orb": "the frozen image tower, its first hits verified by ORB keypoints and RANSAC",
+}
 SIDES = {"image": "fused_image", "text": "fused_text", "both": "fused_both"}
 Row = Mapping[str, Any]
 
 
 def render_metrics(metrics: Row, statistics: Row) -> str:
     """Every system's figures, a table a query set, and by how much the fused one is above the others."""
-    parts = []
-    for task, systems in sorted(metrics.items(), key=lambda entry: place_task(entry[0])):
-        scored = {name: row for name, row in systems.items() if isinstance(row, dict)}
-        if scored:
-            shown = [name for name in METRICS if any(name in row for row in scored.values())]
-            known = {name: statistics.get(task, {}).get(name, {}) for name in scored}
-            rows = [
-                [name, *(_format_figure(row, known[name].get("interval", {}), key) for key in shown)]
-                for name, row in scored.items()
-            ]
-            parts.append(f"<h2>{html.escape(QUERIES.get(task, task))}</h2>")
-            parts.append(render_table([task, *shown], rows))
-            parts += [_render_comparison(name, sure["above"]) for name, sure in known.items() if "above" in sure]
+    tasks = sorted(metrics.items(), key=lambda entry: place_task(entry[0]))
+    scored = {task: {name: row for name, row in systems.items() if isinstance(row, dict)} for task, systems in tasks}
+    parts = [_render_task(task, systems, statistics.get(task, {})) for task, systems in scored.items() if systems]
+    met = {name for systems in scored.values() for name in systems}
+    named = [[name, words] for name, words in SYSTEMS.items() if name in met]
+    legend = render_words(["system", "is"], named) if named else ""
     return (
         "<p>Test items; figures in percent, with 95 % bootstrap intervals over clusters of near duplicates and "
-        f"variants.</p>{''.join(parts)}"
+        f"variants. The best mAP stands first.</p>{''.join(parts)}{legend}"
     )
+
+
+def _render_task(task: str, systems: Row, statistics: Row) -> str:
+    shown = [name for name in METRICS if any(name in row for row in systems.values())]
+    known = {name: statistics.get(name, {}) for name in systems}
+    ranked = sorted(systems, key=lambda name: -systems[name].get("map", 0.0))
+    rows = [
+        [name, *(_format_figure(systems[name], known[name].get("interval", {}), key) for key in shown)]
+        for name in ranked
+    ]
+    title = f"<h2>{html.escape(QUERIES.get(task, task))}</h2>"
+    compared = [_render_comparison(name, sure["above"]) for name, sure in known.items() if "above" in sure]
+    return title + render_table([task, *shown], rows, best=0) + "".join(compared)
 
 
 def render_composition(metrics: Row, statistics: Row) -> str:
@@ -81,10 +102,12 @@ def render_slices(slices: Row, metrics: Row) -> str:
                 figures = [_format_figure(row, row["interval"], key) for key in shown]
                 rows.append([value, str(row["queries"]), *figures])
             if found["scored"]:
-                parts.append(f"<h3>{html.escape(f'{task} by {name}')}</h3>")
+                parts.append(f"<h3>{html.escape(f'{task}, by {name} of the item that asks')}</h3>")
                 parts.append(render_table([found["system"], "queries", *shown], rows))
             if few:
-                parts.append(f"<p>{html.escape(f'{task} by {name}')}, too few queries to score: {html.escape(few)}</p>")
+                parts.append(
+                    f"<p>{html.escape(f'{task}, by {name}')}, too few queries to score: {html.escape(few)}</p>"
+                )
     return f"<h2>By kind of item</h2>{''.join(parts)}" if parts else ""
 
 
