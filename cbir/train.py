@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from cbir.finetune import FAULTS, forget_checkpoints, tune_towers
 from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
 from cbir.held_out import HeldOut, check_copies, embed_views
-from cbir.label_names import lend_names, name_label
+from cbir.label_names import lend_names
 from cbir.late import TEXTURES
 from cbir.metrics import find_best
 from cbir.objective import Objective, RelativeWords, TrainingData
@@ -124,11 +124,6 @@ class _Catalogue:
         """Copies of the pictures of the given rows, all of which are known."""
         return [select_rows(one, np.searchsorted(self.known, rows)) for one in self.copies]
 
-    def read_names(self, labels: Sequence[str]) -> np.ndarray:
-        """What the text tower makes of the labels' names, float32 (L, R)."""
-        names = [name_label(label) for label in labels]
-        return self.towers.read(names)[2] if names else np.zeros((0, self.towers.shapes.text.summary), np.float32)
-
 
 def _copy_pictures(items: pa.Table, *, towers_folder: Path, seed: int) -> list[Features]:
     """What a catalogue without words and labels learns from; nothing where there are any."""
@@ -219,7 +214,6 @@ class _Fit:
             self.data.features,
             self.data.label_NL,
             basis_LC=self.data.basis_LC,
-            name_LR=catalogue.read_names(self.data.labels),
             cluster_N=self.data.cluster_N,
             classes=catalogue.classes,
             shapes=catalogue.towers.shapes,
