@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cbir.answers import Answers
-from cbir.encoder import Encoder, Features
+from cbir.encoder import Encoder, Features, read_canvas
 from cbir.features import load_features, select_rows
 from cbir.gallery import select_gallery
 from cbir.gate.evidence import Pair
@@ -165,7 +165,7 @@ def _pair_up(
 
 def _score_golden(encoder: Encoder, features: Features, *, ids: list[str], field: Field) -> list[float]:
     """Mean nDCG of the golden queries over every item, as a list of one; empty where there are none."""
-    queries = read_golden(field.golden, ids)
+    queries = read_golden(field.golden, ids, canvas=read_canvas(field.ingested / "ingest.json"))
     if not queries.ids:
         return []
     blocks = [

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from cbir.errors import TowerError
+from cbir.images import Canvas
 from cbir.similarity import Similarity
 from cbir.towers.run import FILES, Towers, hash_files
 from cbir.towers.shape import GRID_CELLS
@@ -43,7 +44,7 @@ class Encoder:
     """A trained encoder, open: frozen towers, fusion and fingerprint.
 
     ``reads_words`` is false where it was trained on pictures without captions or labels: what it makes of words says
-    nothing.
+    nothing. ``canvas`` is what the pictures that it was trained on were fitted into; a query's picture should be, too.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Encoder:
         similarity: Similarity,
         dimensions: int,
         reads_words: bool,
+        canvas: Canvas,
         fingerprint: str,
     ) -> None:
         self.towers = towers
         self.dimensions = dimensions
         self.similarity = similarity
         self.reads_words = reads_words
+        self.canvas = canvas
         self.fingerprint = fingerprint
         self._fusion = fusion
 
@@ -87,6 +90,7 @@ class Encoder:
             similarity=config["similarity"],
             dimensions=config["dimensions"],
             reads_words=config["words"] > 0,
+            canvas=read_canvas(folder / CONFIG),
             fingerprint=hash_files(parts)[:16],
         )
 
@@ -106,6 +110,15 @@ class Encoder:
         """Tower outputs -> vectors, float32 (B, D)."""
         (vector_BD,) = self._fusion.run(None, name_inputs(features))
         return np.asarray(vector_BD)
+
+
+def read_canvas(facts: Path) -> Canvas:
+    """What pictures were fitted into, by an ``ingest.json`` or an ``encoder.json``; earlier versions did not say."""
+    told = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+    return Canvas(
+        size=told.get("image_size", Canvas.size),
+        background=told.get("background", Canvas.background),
+    )
 
 
 def name_inputs(features: Features) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ def evaluate(
 def _score_golden(board: Scoreboard, encoder: Encoder, indexed: pa.Table, *, golden: Path) -> list[Metrics]:
     """The user's own queries over every item, trained on or not, as the index will hold it; the first hits of each."""
     ids = indexed["id"].to_pylist()
-    queries = read_golden(golden, ids)
+    queries = read_golden(golden, ids, canvas=encoder.canvas)
     if not queries.ids:
         return []
     item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(indexed.num_rows, -1)

@@ -12,6 +12,7 @@ from torch import nn
 
 from cbir.encoder import CONFIG, FUSION_ONNX, WEIGHTS, Features, name_inputs
 from cbir.fusion import Fusion, FusionConfig, Tokens
+from cbir.images import PLAIN, Canvas
 from cbir.records import write_json
 from cbir.towers.export import export_module
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -39,14 +40,17 @@ def make_tokens(features: Features) -> Tokens:
     )
 
 
-def save_fusion(fusion: Fusion, config: FusionConfig, shapes: TowerShapes, *, folder: Path) -> None:
-    """Write the weights (safetensors, never a pickle), the sizes, and what the encoder runs (ONNX).
+def save_fusion(
+    fusion: Fusion, config: FusionConfig, shapes: TowerShapes, *, folder: Path, canvas: Canvas = PLAIN
+) -> None:
+    """Write the weights (safetensors, never a pickle), the sizes, the items' ``canvas``, and what the encoder runs.
 
     Raises:
         TowerError: the exported fusion disagrees with ``fusion``.
     """
     save_file({name: t.contiguous() for name, t in fusion.state_dict().items()}, folder / WEIGHTS)
-    write_json(folder / CONFIG, asdict(config))
+    fitted = {"image_size": canvas.size, "background": canvas.background}
+    write_json(folder / CONFIG, asdict(config) | fitted)
     short, long = (
         {name: torch.from_numpy(array) for name, array in name_inputs(features).items()}
         for features in (_invent(shapes, rows=3, tokens=4), _invent(shapes, rows=6, tokens=9))

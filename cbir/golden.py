@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cbir.errors import GoldenError
-from cbir.images import load_query_image
+from cbir.images import PLAIN, Canvas, load_query_image
 from cbir.records import read_jsonl
 
 QUERIES = "queries.jsonl"
@@ -35,8 +35,10 @@ class GoldenQueries:
     grade_QN: np.ndarray
 
 
-def read_golden(folder: Path, item_ids: Sequence[str]) -> GoldenQueries:
+def read_golden(folder: Path, item_ids: Sequence[str], *, canvas: Canvas = PLAIN) -> GoldenQueries:
     """The golden queries in ``folder``, judged over ``item_ids``; none where the file is empty or not there.
+
+    ``canvas``: of the items, which the queries' pictures are fitted into.
 
     Raises:
         GoldenError: a line is malformed, an id is there twice or unknown, or a query has nothing relevant.
@@ -48,7 +50,7 @@ def read_golden(folder: Path, item_ids: Sequence[str]) -> GoldenQueries:
     if idle := [id_ for id_, grade_N in zip(ids, grade_QN, strict=True) if not (grade_N > 0).any()]:
         raise GoldenError(f"{folder / QRELS} judges nothing relevant for {_name(idle)}; add a line, or drop the query.")
     files = [row.get("image") or None for row in rows.values()]
-    images = [load_query_image(folder / file) if file else None for file in files]
+    images = [load_query_image(folder / file, canvas) if file else None for file in files]
     texts = [row.get("text") for row in rows.values()]
     return GoldenQueries(ids=ids, texts=texts, files=files, images=images, grade_QN=grade_QN)
 

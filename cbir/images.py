@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,17 @@ from cbir.errors import ImageError
 MAX_PIXELS = 100_000_000
 _GREY_TOPS = {False: (65_535.0,), True: (1.0, 255.0, 65_535.0)}  # integers; floats have no range of their own
 _LIFTING = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """The square that a picture is fitted into: its side in pixels, and the colour of what the picture leaves."""
+
+    size: int = 224
+    background: str = "white"
+
+
+PLAIN = Canvas()
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, background: str = "white") -> Image.Image:
@@ -79,6 +91,16 @@ def fit_square(image: Image.Image, *, size: int, background: str = "white") -> I
     return ImageOps.pad(image, (size, size), method=Image.Resampling.BICUBIC, color=background)
 
 
+def fit_image(data: bytes, canvas: Canvas) -> Image.Image:
+    """Decode ``data`` and fit it into ``canvas``.
+
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    image = decode_image(data, background=canvas.background)
+    return fit_square(image, size=canvas.size, background=canvas.background)
+
+
 def encode_png(image: Image.Image) -> bytes:
     """``image`` as PNG bytes, the same bytes for the same pixels."""
     buffer = io.BytesIO()
@@ -91,8 +113,8 @@ def decode_png(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def load_query_image(path: Path, *, size: int = 224) -> Image.Image:
-    """Read a picture to search with, fitted as the items were.
+def load_query_image(path: Path, canvas: Canvas = PLAIN) -> Image.Image:
+    """Read a picture to search with, fitted into ``canvas``, which should be that of the items.
 
     Raises:
         ImageError: it is missing or cannot be used.
@@ -100,6 +122,6 @@ def load_query_image(path: Path, *, size: int = 224) -> Image.Image:
     if not path.is_file():
         raise ImageError(f"{path} is not a file; give --image the path of a picture.")
     try:
-        return fit_square(decode_image(path.read_bytes()), size=size)
+        return fit_image(path.read_bytes(), canvas)
     except ImageError as error:
         raise ImageError(f"{path}: {error}; give a PNG, JPEG, WebP or GIF that opens in a viewer.") from None

@@ -67,7 +67,8 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
     ]
     write_table(partial / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
     counts = {"items": len(good), "quarantined": len(bad), "relative": len(relative)}
-    write_json(partial / "ingest.json", counts)
+    canvas = {"image_size": params.image_size, "background": params.background}
+    write_json(partial / "ingest.json", counts | canvas)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
     return counts

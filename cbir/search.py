@@ -89,7 +89,7 @@ class Searcher:
             )
         if verify and image is None:
             raise QueryError("--verify looks for the places of a picture; give --image FILE too.")
-        picture = load_query_image(image) if image else None
+        picture = load_query_image(image, self._encoder.canvas) if image else None
         vector_1D = self._encoder.encode([picture], [text])
         if picture is None or not verify:
             return self._index.search(vector_1D[0], k=k, where=where)
@@ -107,6 +107,6 @@ class Searcher:
     def _show(self, hit: Hit) -> Image.Image:
         """The item's own picture, or its thumbnail where the file is not here."""
         try:
-            return load_query_image(self._raw / hit.source_path)
+            return load_query_image(self._raw / hit.source_path, self._encoder.canvas)
         except ImageError:
             return Image.open(io.BytesIO(hit.thumbnail))

@@ -21,7 +21,7 @@ from rich.progress import track
 
 from cbir.classes import Classes
 from cbir.copies import is_bare, load_copies
-from cbir.encoder import Features
+from cbir.encoder import Features, read_canvas
 from cbir.errors import CbirError, TrainingError
 from cbir.features import CACHE, add_words, first_captions, load_features, select_rows
 from cbir.finetune import FAULTS, forget_checkpoints, tune_towers
@@ -77,7 +77,15 @@ def train(
         key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
         one_space = tower_params.visual == tower_params.text
         first = tune_towers(
-            visual, text, items, rows=rows, one_space=one_space, key=key, out=out, tune_params=tune_params, params=params
+            visual,
+            text,
+            items,
+            rows=rows,
+            one_space=one_space,
+            key=key,
+            out=out,
+            tune_params=tune_params,
+            params=params,
         )
         if not first:
             return
@@ -99,7 +107,7 @@ def train(
     fit = _solve_changes if catalogue.copies else _fit_epochs
     fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
     fusion.late.order(embed_views(fusion, select_rows(catalogue.features, known)))
-    save_fusion(fusion, config, towers.shapes, folder=partial)
+    save_fusion(fusion, config, towers.shapes, folder=partial, canvas=read_canvas(ingested / "ingest.json"))
     write_json(partial / "history.json", history)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)

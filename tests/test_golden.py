@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import COLOURS, cbir, draw
+from PIL import Image
 
 from cbir.errors import GoldenError, ImageError
 from cbir.golden import read_golden
+from cbir.images import Canvas
 
 ITEMS = ["s/0", "s/1", "s/2"]
 RED = {"id": "red", "text": "a red square"}
@@ -32,6 +34,13 @@ def test_queries_have_words_or_a_picture_and_grades_below_zero_are_not_relevant(
     assert (golden.ids, golden.texts) == (["red", "like"], ["a red square", None])
     assert [image is None for image in golden.images] == [True, False]
     assert golden.grade_QN.tolist() == [[0, 2, 0], [1, 0, 0]]
+
+
+def test_pictures_are_fitted_as_the_items_are(folder: Path) -> None:
+    Image.new("RGB", (80, 40), "red").save(folder / "blue.png")
+    picture = read_golden(folder, ITEMS, canvas=Canvas(size=40, background="black")).images[1]
+    assert picture is not None
+    assert (picture.size, picture.getpixel((0, 0)), picture.getpixel((20, 20))) == ((40, 40), (0, 0, 0), (255, 0, 0))
 
 
 def test_no_file_or_an_empty_one_means_no_queries(tmp_path: Path) -> None:

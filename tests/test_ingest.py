@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cbir.encoder import read_canvas
 from cbir.errors import SourceError, WorkspaceError
+from cbir.images import Canvas
 from cbir.ingest import ingest
 from cbir.params import IngestParams
 from cbir.records import ITEM_SCHEMA, count_blocks, iterate_items, read_items
@@ -72,6 +74,13 @@ def test_a_picture_with_too_short_a_side_is_quarantined(raw: Path, tmp_path: Pat
     bad = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
     assert (counts["items"], [line["id"] for line in bad]) == (1, ["s/1"])
     assert bad[0]["reason"] == "300 x 19 pixels are too few; ingest.least_side is 20"
+
+
+def test_what_pictures_were_fitted_into_is_told_to_who_trains_on_them(raw: Path, tmp_path: Path) -> None:
+    list_rows(raw, row(0))
+    ingest(raw, tmp_path / "out", params=IngestParams(image_size=40, background="black"))
+    assert read_canvas(tmp_path / "out" / "ingest.json") == Canvas(size=40, background="black")
+    assert read_canvas(tmp_path / "earlier.json") == Canvas(size=224, background="white")
 
 
 def test_only_relative_captions_with_both_ends_remain(raw: Path, tmp_path: Path) -> None:

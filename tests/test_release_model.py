@@ -17,11 +17,15 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import COLOURS, ROOT, draw
+from PIL import Image
 from test_architecture import close_imports, own_imports
+from tiny_encoder import write_encoder
 
-from cbir.images import encode_png
+from cbir.encoder import Encoder
+from cbir.images import Canvas, encode_png
 from cbir.registry.package import REQUIRED
 
 BLOCKED = ("dvc", "prefect", "great_expectations", "lancedb", "lance", "typer", "torch", "open_clip", "timm", "flows")
@@ -123,6 +127,18 @@ def ask(port: str, *, log: Path) -> dict[str, list[list[float]]]:
         except OSError:
             time.sleep(0.5)
     pytest.fail(f"the server did not start:\n{log.read_text()}")
+
+
+def test_the_model_fits_pictures_as_the_items_were(tmp_path: Path) -> None:
+    from cbir.registry.release_model import ReleaseModel
+
+    model = ReleaseModel()
+    model._encoder = Encoder.load(write_encoder(tmp_path, name="a", canvas=Canvas(size=40, background="black")))
+    wide = Image.new("RGB", (80, 40), (220, 30, 30))
+    fitted = Image.new("RGB", (40, 40), "black")
+    fitted.paste((220, 30, 30), (0, 10, 40, 30))
+    vector = model.predict(None, pd.DataFrame({"image": [encode_png(wide)]}))
+    np.testing.assert_allclose(vector, model._encoder.encode([fitted], [None]), atol=1e-3)
 
 
 def test_what_the_model_imports_is_among_its_requirements() -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+import refreshed
 from PIL import Image
 from refreshed import make_live
+from small_releases import NOW
+from tiny_encoder import write_encoder
 
 from cbir.errors import QueryError
+from cbir.images import Canvas
+from cbir.records import write_jsonl
+from cbir.refresh import refresh_table
 from cbir.search import Searcher
 
 TWIN = 4  # of the colour of pictures 0, 8, 12 and 16: the tiny encoder sees no difference
@@ -43,3 +51,25 @@ def test_thumbnails_are_looked_at_where_the_pictures_are_not_here(turned: Path, 
 def test_words_alone_cannot_be_looked_for_in_pictures(turned: Path, tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"--image FILE"):
         Searcher.open(tmp_path).query(text="a red square", image=None, k=3, verify=True)
+
+
+def test_a_wide_picture_searched_with_itself_is_seen_as_the_index_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(refreshed.PARAMS, "ingest", {"image_size": 40, "background": "black"})
+    write = partial(write_encoder, canvas=Canvas(size=40, background="black"))
+    monkeypatch.setattr(refreshed, "write_encoder", write)
+    make_live(tmp_path)
+    wide = tmp_path / "data/raw/wide/1.png"
+    wide.parent.mkdir()
+    Image.new("RGBA", (160, 40), (220, 30, 30, 120)).save(wide)
+    write_jsonl(wide.parent / "items.jsonl", [{"id": "wide/1", "file_name": "1.png"}])
+    refresh_table(tmp_path, now=NOW)
+    (hit,) = Searcher.open(tmp_path).query(text=None, image=wide, k=1)
+    assert (hit.id, hit.score) == ("wide/1", pytest.approx(1.0, abs=1e-4))
+
+
+@pytest.mark.slow
+def test_a_trained_encoder_says_what_its_items_were_fitted_into(released: Path) -> None:
+    config = json.loads((released / "data/encoder/encoder.json").read_text())
+    assert {"image_size": 224, "background": "white"}.items() <= config.items()

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cbir.encoder import CONFIG, FUSION_ONNX
+from cbir.images import PLAIN, Canvas
 from cbir.records import write_json
 from cbir.towers.run import TEXT_ONNX, TOKENIZER, VISUAL_ONNX
 from cbir.towers.shape import GRID_CELLS, TextShape, TowerShapes, VisualShape
@@ -20,7 +21,7 @@ WIDTH = 3  # of what is seen: the mean of each channel
 DIMENSIONS = WIDTH + len(WORDS) + 1
 
 
-def write_encoder(folder: Path, *, name: str) -> Path:
+def write_encoder(folder: Path, *, name: str, canvas: Canvas = PLAIN) -> Path:
     """Two of different names have different fingerprints."""
     folder.mkdir(parents=True, exist_ok=True)
     TowerShapes(
@@ -29,7 +30,8 @@ def write_encoder(folder: Path, *, name: str) -> Path:
         ),
         text=TextShape(width=len(WORDS) + 1, blocks=((len(WORDS) + 1, 1.0),), max_tokens=16),
     ).save(folder)
-    write_json(folder / CONFIG, {"similarity": "cosine", "dimensions": DIMENSIONS, "words": len(WORDS), "name": name})
+    config = {"similarity": "cosine", "dimensions": DIMENSIONS, "words": len(WORDS), "name": name}
+    write_json(folder / CONFIG, config | {"image_size": canvas.size, "background": canvas.background})
     vocabulary = {"[UNK]": 0} | {word: n for n, word in enumerate(WORDS, start=1)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
