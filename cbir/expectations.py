@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import great_expectations as gx
 import pandas as pd
 from great_expectations.core import RunIdentifier
 from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.registry import list_registered_expectation_implementations
 from great_expectations.render.view.view import DefaultJinjaPageView
 from jinja2 import ChoiceLoader, FileSystemLoader
 
@@ -29,8 +31,9 @@ def run_suite(frame: pd.DataFrame, expectations: Sequence[dict[str, Any]], *, na
     Returns Great Expectations' results, one for each expectation that it ran.
 
     Raises:
-        ValidationError: an expectation has kwargs that its type does not know.
+        ValidationError: there is no expectation of a type, or it has kwargs that its type does not know.
     """
+    _check_types([e["type"] for e in expectations], name=name)
     context = _open_context(docs)
     try:
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=[_note(e) for e in expectations]))
@@ -48,6 +51,16 @@ def run_suite(frame: pd.DataFrame, expectations: Sequence[dict[str, Any]], *, na
     shutil.rmtree(docs / "static", ignore_errors=True)  # fonts and pictures that only the original pages use
     assert len(list(docs.rglob("*.html"))) == 3, "Great Expectations only logs a page that cannot be rendered"
     return result.results
+
+
+def _check_types(types: Sequence[str], *, name: str) -> None:
+    known = list_registered_expectation_implementations()
+    for number, type_ in enumerate(types, start=1):
+        if type_ not in known:
+            near = difflib.get_close_matches(str(type_), known, n=1, cutoff=0)
+            raise ValidationError(
+                f"{name}.json: expectation {number}: there is no {type_} in Great Expectations; did you mean {near[0]}?"
+            )
 
 
 def _open_context(docs: Path) -> Any:

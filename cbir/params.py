@@ -328,7 +328,7 @@ def _say(problem: ErrorDetails) -> str:
     return problem["msg"]
 
 
-def hint_at(key: str, known: list[str]) -> str:
+def hint_at(key: str, known: list[str], *, kind: str = "keys") -> str:
     """What to write instead of an unknown key: the nearest known one, or any."""
     near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"did you mean {near[0]}?" if near else f"known {kind}: {', '.join(known)}"

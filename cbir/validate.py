@@ -13,11 +13,12 @@ import pandas as pd
 
 from cbir.errors import CbirError, ValidationError
 from cbir.expectations import ROW, run_suite
-from cbir.params import ValidateParams, load_section
+from cbir.params import ValidateParams, hint_at, load_section
 from cbir.records import read_items, read_table, write_json
 
 NAMED = 10
 SEVERITIES = ("error", "warning")
+ABOUT_COLUMNS = ("expect_column_to_exist", "expect_table_columns")
 
 
 def validate(ingested: Path, suites: Path, out: Path, *, suite: str, report: Path) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def validate(ingested: Path, suites: Path, out: Path, *, suite: str, report: Pat
     """
     expectations = _read_suite(suites / f"{suite}.json")
     frame = describe_items(ingested)
+    _check_columns(expectations, list(frame.columns), path=suites / f"{suite}.json")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     results = [_summarise(r) for r in run_suite(frame, expectations, name=suite, docs=partial / "docs")]
@@ -78,11 +80,23 @@ def _read_suite(path: Path) -> list[dict[str, Any]]:
     if not isinstance(expectations, list) or not expectations:
         raise ValidationError(f"{path} is not a list of expectations; see expectations/items.json.")
     for number, expectation in enumerate(expectations, start=1):
-        if not isinstance(expectation, dict) or not {"type", "kwargs"} <= expectation.keys():
+        whole = isinstance(expectation, dict) and isinstance(expectation.get("kwargs"), dict)
+        if not whole or not isinstance(expectation.get("type"), str):
             raise ValidationError(f"{path}: expectation {number} lacks type or kwargs.")
         if expectation.get("meta", {}).get("severity", "error") not in SEVERITIES:
             raise ValidationError(f"{path}: expectation {number}: severity is one of {', '.join(SEVERITIES)}.")
     return expectations
+
+
+def _check_columns(expectations: list[dict[str, Any]], known: list[str], *, path: Path) -> None:
+    """Refuse an expectation on a column that is not there, unless it is about which there are."""
+    for number, expectation in enumerate(expectations, start=1):
+        kwargs = expectation["kwargs"]
+        named = [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
+        for column in [*named, *kwargs.get("column_list", [])]:
+            if column not in known and not expectation["type"].startswith(ABOUT_COLUMNS):
+                hint = hint_at(str(column), known, kind="columns")
+                raise ValidationError(f"{path}: expectation {number}: there is no column {column}; {hint}")
 
 
 def _summarise(result: Any) -> dict[str, Any]:

@@ -160,6 +160,39 @@ def test_a_missing_column_fails_and_is_no_crash(tmp_path: Path) -> None:
         validate(ingested, tmp_path, tmp_path / "out", suite="items", report=tmp_path / "report")
 
 
+@pytest.mark.parametrize(
+    ("type_", "kwargs", "said"),
+    [
+        ("expect_column_values_to_be_betwen", {"column": "width"}, "did you mean expect_column_values_to_be_between"),
+        ("between", {"column": "width"}, "no between in Great Expectations; did you mean expect_"),
+        (
+            "expect_column_values_to_be_unique",
+            {"column": "capton_count"},
+            "no column capton_count; did you mean caption_c",
+        ),
+        ("expect_column_values_to_be_unique", {"column": "xyz"}, "no column xyz; known columns: id, source, sha256"),
+        ("expect_column_pair_values_to_be_equal", {"column_A": "id", "column_B": "widht"}, "did you mean width"),
+        ("expect_compound_columns_to_be_unique", {"column_list": ["id", "heigth"]}, "did you mean height"),
+    ],
+)
+def test_a_misspelt_type_or_column_is_told_with_the_nearest(
+    tmp_path: Path, type_: str, kwargs: dict[str, Any], said: str
+) -> None:
+    good = {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "id"}}
+    (tmp_path / "mine.json").write_text(json.dumps([good, {"type": type_, "kwargs": kwargs}]))
+    ingested = write_ingested(tmp_path / "in", GOOD)
+    with pytest.raises(ValidationError, match=rf"mine\.json: expectation 2: there is .*{said}"):
+        validate(ingested, tmp_path, tmp_path / "out", suite="mine", report=tmp_path / "report")
+
+
+def test_an_expectation_that_a_column_exists_may_fail(tmp_path: Path) -> None:
+    wanted = {"type": "expect_column_to_exist", "kwargs": {"column": "depth"}, "meta": {"remedy": "add depths"}}
+    (tmp_path / "items.json").write_text(json.dumps([wanted]))
+    ingested = write_ingested(tmp_path / "in", GOOD)
+    with pytest.raises(ValidationError, match="To do: add depths"):
+        validate(ingested, tmp_path, tmp_path / "out", suite="items", report=tmp_path / "report")
+
+
 @pytest.mark.parametrize("text", [None, "[{"], ids=["missing", "not JSON"])
 def test_a_suite_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
     if text is not None:
