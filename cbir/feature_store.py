@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from cbir.encoder import Features
+from cbir.errors import WorkspaceError
 
 KEYS = "keys"
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    BadZipFile,
+)  # what NumPy raises of a file that is torn or not its own
 
 
 class FeatureStore:
@@ -31,14 +41,21 @@ class FeatureStore:
         self._prefix = towers[:32]
         self._places: dict[str, tuple[Path, int]] = {}
         for path in sorted(folder.glob(f"{self._prefix}-*.npz")):
-            with np.load(path) as arrays:
-                self._place(arrays[KEYS], path)
+            try:
+                with np.load(path) as arrays:
+                    self._place(arrays[KEYS], path)
+            except DAMAGE as error:
+                print(f"{path} is not used, what it held is computed anew: {error}", file=sys.stderr)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
 
     def read(self, keys: Sequence[str]) -> Features:
-        """The rows of the given keys, all of which are here, in their order; no text is padded beyond the longest."""
+        """The rows of the given keys, all of which are here, in their order; no text is padded beyond the longest.
+
+        Raises:
+            WorkspaceError: a file was damaged where its keys are not.
+        """
         places = [self._places[key] for key in keys]
         order = np.empty(len(keys), dtype=np.int64)
         parts: list[Features] = []
@@ -60,8 +77,11 @@ class FeatureStore:
         path = self._folder / f"{self._prefix}-{name}.npz"
         beside = path.with_name(f".{os.getpid()}-{path.name}")
         arrays: dict[str, Any] = {KEYS: np.array(keys), **vars(block)}
-        np.savez(beside, **arrays)
-        os.replace(beside, path)
+        try:
+            np.savez(beside, **arrays)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)  # as on a full disk
         self._place(keys, path)
 
     def _place(self, keys: Sequence[str] | np.ndarray, path: Path) -> None:
@@ -80,5 +100,8 @@ def pad_tokens(part: Features, length: int) -> Features:
 
 @lru_cache(maxsize=2)
 def _read_file(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as arrays:
-        return {name: arrays[name] for name in arrays.files if name != KEYS}
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files if name != KEYS}
+    except DAMAGE as error:
+        raise WorkspaceError(f"{path} is damaged: {error}; remove it, and what it held is computed anew.") from None
