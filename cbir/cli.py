@@ -84,7 +84,10 @@ def query(
     from cbir.search import Searcher
 
     workspace = find_workspace()
-    hits = Searcher.open(workspace).query(text=text, image=image, k=k, where=where, verify=verify)
+    searcher = Searcher.open(workspace)
+    hits = searcher.query(text=text, image=image, k=k, where=where, verify=verify)
+    if not hits:
+        typer.echo(searcher.explain_nothing(where), err=True)
     if as_json:
         rows = [{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -1,7 +1,8 @@
 """Golden queries: what the user's own searches should find, as JSON lines and TREC relevance judgements (qrels).
 
 ``queries.jsonl`` has one query a line: ``id``, and ``text``, ``image`` (a path beside the file) or both. ``qrels.txt``
-has one judgement a line, in TREC's four columns: query, iteration (ignored), item, grade (0 is not relevant).
+has one judgement a line, in TREC's four columns: query, iteration (ignored), item, grade (0 is not relevant). Other
+than in TREC's, an item's id may have spaces: it is all that is between the second column and the last.
 
 Shapes: Q queries, N items.
 """
@@ -66,6 +67,8 @@ def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
     for row in lines:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not (row.get("text") or row.get("image")):
             raise GoldenError(f"{path}: {row!r} is no query; give each an id, and text, image or both.")
+        if row["id"].split() != [row["id"]]:
+            raise GoldenError(f"{path} has the id {row['id']!r}; {QRELS} can name only one without spaces.")
         if row["id"] in rows:
             raise GoldenError(f"{path} has the id {row['id']!r} twice; give every query its own.")
         rows[row["id"]] = row
@@ -93,7 +96,8 @@ def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str
 
 def _split_judgement(line: str, *, path: Path) -> tuple[str, str, int]:
     try:
-        query, _, item, grade = line.split()
+        query, _, rest = line.split(maxsplit=2)
+        item, grade = rest.rsplit(maxsplit=1)
         return query, item, int(grade)
     except ValueError:
         raise GoldenError(f"{path}: {line!r} is no judgement; write `query 0 item grade`.") from None

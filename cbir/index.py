@@ -14,9 +14,10 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
+from cbir.conditions import explain_condition, quote_lance
 from cbir.errors import IndexError_, QueryError
 from cbir.records import read_items, read_table
-from cbir.rows import ADDED, HASHED, HIDDEN, ROW_HASH, SHA256, TEXT_HASH, Marks, build_rows, mark_item
+from cbir.rows import ADDED, HASHED, ROW_HASH, SHA256, TEXT_HASH, Marks, build_rows, mark_item
 from cbir.similarity import Similarity, shorten_vectors
 
 FINGERPRINT = b"cbir.fingerprint"
@@ -310,6 +311,10 @@ class Index:
     def _find_index(self) -> Any:
         return next((index for index in self._table.list_indices() if index.columns == ["vector"]), None)
 
+    def count(self, where: str) -> int:
+        """How many rows a condition leaves."""
+        return int(self._table.count_rows(where))
+
     def restore(self, version: int) -> None:
         """Make the rows of an earlier version the current ones."""
         self._table.restore(version)
@@ -327,6 +332,7 @@ class Index:
 
         Raises:
             QueryError: ``where`` is not a condition on the table's columns.
+            IndexError_: the table does not answer.
         """
         similarity = self.similarity
         short_D = shorten_vectors(vector_D[None], self.dimensions, similarity)[0]
@@ -336,10 +342,18 @@ class Index:
         try:
             rows = query.to_list()
         except (ValueError, RuntimeError, OSError) as error:
-            names = ", ".join(name for name in self._table.schema.names if name not in HIDDEN)
-            first = str(error).splitlines()[0]
-            raise QueryError(f"--where {where!r} does not work ({first}); columns: {names}.") from None
+            if where and (isinstance(error, ValueError) or "Execution error" in str(error)):
+                raise QueryError(explain_condition(where, error, self._table.schema.names)) from None
+            raise blame_table(self._table.name, error) from None
         return [_read_hit(row, score=_score_distance(row["_distance"], similarity)) for row in rows]
+
+
+def blame_table(name: str, error: Exception) -> IndexError_:
+    """The fault of a table that is there and does not answer."""
+    return IndexError_(
+        f"The index table {name} does not answer ({quote_lance(error)}). Where its store can be reached, its files are "
+        "damaged: move the table away, then run `cbir-ops retrain` to publish it again."
+    )
 
 
 def _quote(ids: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from cbir.encoder import Encoder
 from cbir.errors import ImageError, IndexError_, QueryError
 from cbir.images import load_query_image
-from cbir.index import Hit, Index
+from cbir.index import Hit, Index, blame_table
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
 from cbir.workspace import locate_index
@@ -51,9 +51,17 @@ class Searcher:
 
     @classmethod
     def open_release(cls, workspace: Path, *, registry: Registry, release: Release) -> Searcher:
-        """Open any release, live or not."""
+        """Open any release, live or not.
+
+        Raises:
+            ReleaseError: the registry does not give it.
+            IndexError_: its table is missing, does not answer or does not match.
+        """
         encoder = Encoder.load(registry.download_encoder(release))
-        index = Index.open(uri=locate_index(workspace), table=release.table)
+        try:
+            index = Index.open(uri=locate_index(workspace), table=release.table)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise blame_table(release.table, error) from None
         return cls(release=release, encoder=encoder, index=index, raw=workspace / "data" / "raw")
 
     @property
@@ -89,11 +97,19 @@ class Searcher:
             )
         if verify and image is None:
             raise QueryError("--verify looks for the places of a picture; give --image FILE too.")
+        if where is not None and not where.strip():
+            raise QueryError("--where is blank; write a condition, e.g. \"label = 'fruit'\", or leave it out.")
         picture = load_query_image(image, self._encoder.canvas) if image else None
         vector_1D = self._encoder.encode([picture], [text])
         if picture is None or not verify:
             return self._index.search(vector_1D[0], k=k, where=where)
         return self._search_again(picture, vector_1D[0], k=k, where=where)
+
+    def explain_nothing(self, where: str | None) -> str:
+        """Why a query has no hit."""
+        if not self.rows or where is None:
+            return "No hit; the index is empty. Import pictures, then run `cbir-ops refresh`."
+        return f"No hit; --where leaves {self._index.count(where):,} of {self.rows:,} rows."
 
     def _search_again(self, picture: Image.Image, vector_D: np.ndarray, *, k: int, where: str | None) -> list[Hit]:
         """The first hits by the places that agree, those of equal number and all others as they were."""

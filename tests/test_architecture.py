@@ -16,6 +16,7 @@ LAYERS = {
         "classes",
         "kernel",
         "rows",
+        "conditions",
         "towers",
         "fusion",
         "projections",

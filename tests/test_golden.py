@@ -36,6 +36,11 @@ def test_queries_have_words_or_a_picture_and_grades_below_zero_are_not_relevant(
     assert golden.grade_QN.tolist() == [[0, 2, 0], [1, 0, 0]]
 
 
+def test_an_items_id_may_have_spaces(tmp_path: Path) -> None:
+    write(tmp_path, [RED], "red 0 s/a red  picture 1\nred  0\ts/0\t2 \n")
+    assert read_golden(tmp_path, ["s/a red  picture", "s/0"]).grade_QN.tolist() == [[1, 2]]
+
+
 def test_pictures_are_fitted_as_the_items_are(folder: Path) -> None:
     Image.new("RGB", (80, 40), "red").save(folder / "blue.png")
     picture = read_golden(folder, ITEMS, canvas=Canvas(size=40, background="black")).images[1]
@@ -57,6 +62,7 @@ def test_no_file_or_an_empty_one_means_no_queries(tmp_path: Path) -> None:
         ([RED], "red 0 s/1 0\n", "nothing relevant for red; add a line"),
         ([RED], "red s/1 1\n", "is no judgement; write `query 0 item grade`"),
         ([RED], "red 0 s/1 good\n", "is no judgement"),
+        ([RED | {"id": "a red"}], "", "'a red'; qrels.txt can name only one without spaces"),
         ([RED, RED], "red 0 s/1 1\n", "'red' twice; give every query its own"),
         ([{"id": "idle"}], "", "give each an id, and text, image or both"),
     ],

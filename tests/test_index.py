@@ -91,10 +91,39 @@ def test_the_table_of_another_release_is_never_overwritten(tmp_path: Path) -> No
     assert Index.open(uri=str(tmp_path / "db"), table="release_v1").fingerprint == "f"
 
 
-def test_a_filter_on_no_column_names_the_columns(tmp_path: Path) -> None:
+COLUMNS = "Columns: id, caption, label, source, source_path, group, attributes, sha256, refreshed_at, price."
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("labl = 'red'", "there is no column labl; did you mean label?"),
+        ("caption = red", "there is no column red; a text is written in single quotes, 'red'."),
+        ("vector = 1", "vector cannot be searched by."),
+        ("label = 'x", "does not work: invalid SQL predicate: Unterminated string literal at Line: 1, Column: 9."),
+        ("label =", "does not work: Expected: an expression, found: EOF."),
+        ("label > 3", "does not work: Received literal Int64(3) and could not convert to literal of type 'Utf8'."),
+        ("1/0 = 1", "does not work: Arrow error: Divide by zero error."),
+    ],
+)
+def test_a_filter_that_does_not_work_is_told_in_a_sentence_with_the_columns_once(
+    tmp_path: Path, where: str, said: str
+) -> None:
     publish(tmp_path)
-    with pytest.raises(QueryError, match="columns: id, caption"):
-        Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=1, where="colour = 'red'")
+    with pytest.raises(QueryError) as fault:
+        Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=1, where=where)
+    assert str(fault.value).startswith(f"--where {where!r}")
+    assert " ".join(str(fault.value).split(repr(where), 1)[1].lstrip(": ").split()) == f"{said} {COLUMNS}"
+
+
+@pytest.mark.parametrize("where", [None, "label = 'red'"])
+def test_a_damaged_table_is_not_taken_for_a_wrong_filter(tmp_path: Path, where: str | None) -> None:
+    publish(tmp_path)
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    for file in (tmp_path / "db/release_v1.lance/data").iterdir():
+        file.unlink()
+    with pytest.raises(IndexError_, match=r"release_v1 does not answer \(Not found: .*\.lance\)\. .*cbir-ops retrain"):
+        index.search(VECTORS[0], k=1, where=where)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])

@@ -13,8 +13,10 @@ from PIL import Image
 from refreshed import make_live
 from small_releases import NOW
 from tiny_encoder import write_encoder
+from typer.testing import CliRunner
 
-from cbir.errors import QueryError
+from cbir.cli import app
+from cbir.errors import IndexError_, QueryError
 from cbir.images import Canvas
 from cbir.records import write_jsonl
 from cbir.refresh import refresh_table
@@ -51,6 +53,34 @@ def test_thumbnails_are_looked_at_where_the_pictures_are_not_here(turned: Path, 
 def test_words_alone_cannot_be_looked_for_in_pictures(turned: Path, tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"--image FILE"):
         Searcher.open(tmp_path).query(text="a red square", image=None, k=3, verify=True)
+
+
+def test_a_query_without_hits_says_what_the_filter_leaves(turned: Path, tmp_path: Path) -> None:
+    searcher = Searcher.open(tmp_path)
+    assert searcher.query(text="a red square", image=None, k=3, where="price > 9") == []
+    assert searcher.explain_nothing("price > 9") == "No hit; --where leaves 0 of 20 rows."
+
+
+@pytest.mark.parametrize("where", ["", "  "])
+def test_a_blank_filter_is_a_mistake(turned: Path, tmp_path: Path, where: str) -> None:
+    with pytest.raises(QueryError, match=r"--where is blank; write a condition, e\.g\. \"label = 'fruit'\""):
+        Searcher.open(tmp_path).query(text="a red square", image=None, k=3, where=where)
+
+
+def test_without_hits_the_command_prints_an_empty_list_and_says_why_beside_it(
+    turned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["query", "a red square", "--where", "price > 9", "--json"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "[]\n", "No hit; --where leaves 0 of 20 rows.\n")
+
+
+def test_a_table_that_cannot_be_opened_is_named_with_the_remedy(turned: Path, tmp_path: Path) -> None:
+    for file in (tmp_path / "lancedb/release_v1.lance/_versions").iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(IndexError_, match=r"release_v1 does not answer .*move the table away"):
+        Searcher.open(tmp_path)
 
 
 def test_a_wide_picture_searched_with_itself_is_seen_as_the_index_saw_it(

@@ -1,0 +1,39 @@
+"""What is wrong with a condition on an index's columns, in a sentence without the inner paths of LanceDB."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from cbir.rows import HIDDEN
+
+_PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?")  # in the source code of LanceDB, as it was built
+_LAYER = re.compile(r"^(Invalid (user )?input[,:]|lance error:|(Query )?Execution error:|Schema error:|Error [^:]+:) +")
+_PARSER = re.compile(r".*\(sql parser error: (.*)\)$")
+_UNKNOWN = re.compile(r"No field named [`\"]?(.+?)[`\"]?\. |Column (\S+) does not exist")
+_TEXT = re.compile(r"'[^']*'")
+
+
+def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str:
+    """Why ``where`` does not work on a table with the columns ``names``, and what to write."""
+    known = [name for name in names if name not in HIDDEN]
+    listed = f"Columns: {', '.join(known)}."
+    unknown = _UNKNOWN.search(str(error))
+    if unknown:
+        name = unknown[1] or unknown[2]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"a text is written in single quotes, '{name}'."
+        return f"--where {where!r}: there is no column {name}; {hint} {listed}"
+    for name in HIDDEN:
+        if re.search(rf"\b{name}\b", _TEXT.sub("", where)):
+            return f"--where {where!r}: {name} cannot be searched by. {listed}"
+    return f"--where {where!r} does not work: {quote_lance(error)}. {listed}"
+
+
+def quote_lance(error: Exception) -> str:
+    """Its own sentence, without the layers that handed it on and the place in its source code."""
+    said = _PLACE.sub("", (str(error).splitlines() or [""])[0])
+    while (shorter := _LAYER.sub("", said)) != said:
+        said = shorter
+    return _PARSER.sub(r"\1", said).rstrip(". ")
