@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from cbir.errors import WorkspaceError
 from cbir.index import Hit
 from cbir.records import write_text
 
@@ -63,12 +64,19 @@ def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
-    """Write the page in one step."""
-    write_text(
-        path,
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n",
-    )
+    """Write the page in one step.
+
+    Raises:
+        WorkspaceError: it cannot be written there.
+    """
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
+    try:
+        write_text(path, f"{head}<h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n")
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} cannot be written ({error.strerror}); make {path.parent} a folder that you may write to, with "
+            "room on its disk, then run the command again."
+        ) from None
 
 
 def _render_hit(hit: Hit, *, framed: bool) -> str:

@@ -1,0 +1,38 @@
+"""A page is written whole, or one message says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from refreshed import make_live
+from typer.testing import CliRunner
+
+from cbir.cli import app
+from cbir.errors import WorkspaceError
+from cbir.report import write_page
+
+
+def test_a_page_has_its_title_as_text_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    write_page(tmp_path / "reports/a.html", title="<a> & b", sections=["<p>c</p>"])
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["a.html"]
+    page = (tmp_path / "reports/a.html").read_text()
+    assert "<h1>&lt;a&gt; &amp; b</h1><p>c</p></html>" in page
+
+
+def test_where_reports_cannot_be_written_the_message_names_the_path_and_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("a plain file")
+    with pytest.raises(WorkspaceError, match=r"reports/a\.html cannot be written \(.+\); make .*/reports a folder"):
+        write_page(tmp_path / "reports/a.html", title="a", sections=[])
+
+
+def test_a_gallery_that_cannot_be_written_is_the_users_fault_after_the_hits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_live(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "reports").write_text("a plain file")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["query", "a red square", "--html"])
+    assert isinstance(done.exception, WorkspaceError)
+    assert "a red square" in done.stdout
