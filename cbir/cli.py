@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import webbrowser
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,8 @@ app.command()(release_commands.repro)
 app.command()(experiment_commands.tune)
 app.command()(experiment_commands.crossval)
 
+UPLOADS = ("retrain", "deploy", "demo")  # of whole models: these wait for a registry as long as MLflow does
+WAIT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds, of the others
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -34,6 +37,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 take four minutes of a registry that is down
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_OFFLINE": "1",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -47,13 +51,22 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def set_defaults(variables: Mapping[str, str]) -> None:
+    """Set variables of the environment that the user has not set."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 @app.callback()
 def set_up(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Image search that retrains itself."""
+    if context.invoked_subcommand not in UPLOADS:
+        set_defaults(WAIT)
 
 
 @data.command("import")
@@ -122,8 +135,10 @@ def refresh(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bring new, changed and deleted pictures of data/raw to the live index, without a training."""
+    from flows.home import choose_home
+
     workspace = find_workspace()
-    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    choose_home(workspace)
     from flows.faults import leave_faults_to_caller
     from flows.refresh import refresh as flow
 
@@ -139,7 +154,9 @@ def refresh(
 def gate(
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules of the last decision.")] = False,
     override: Annotated[bool, typer.Option("--override", help="Promote a release that did not pass.")] = False,
-    release: Annotated[str | None, typer.Option(help="Version; by default the challenger, else the champion.")] = None,
+    release: Annotated[
+        str | None, typer.Option(help="Version, or an alias; by default the challenger, else the champion.")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who overrides.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -147,6 +164,8 @@ def gate(
     """Say why a release was promoted or not, or promote one on your own account."""
     if explain == override:
         raise typer.BadParameter("give either --explain or --override")
+    if explain and (by or reason):
+        raise typer.BadParameter("--by and --reason belong to --override; --explain only says what was decided")
     if override:
         from cbir.override import promote_against_gate
 
@@ -178,7 +197,7 @@ def report() -> None:
 @app.command()
 def evaluate(
     source: Annotated[str, typer.Option("--data", help="A folder of pictures in any layout that can be imported.")],
-    release: Annotated[str, typer.Option(help="Whose encoder: `champion`, or its number.")] = "champion",
+    release: Annotated[str, typer.Option(help="Whose encoder: its number, or an alias.")] = "champion",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a release on other data, all of it test items; data/ stays as it is. Writes a page into reports/."""
@@ -209,7 +228,9 @@ def demo() -> None:
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
-    os.environ.setdefault("PREFECT_HOME", str(workspace / ".prefect"))
+    from flows.home import choose_home
+
+    choose_home(workspace)
     from flows.faults import leave_faults_to_caller
     from flows.retrain import retrain as flow
 
@@ -233,8 +254,7 @@ def _exit_where_stopped(summary: dict[str, Any]) -> None:
 def main() -> None:
     """Entry point: user faults become one message and exit status 2."""
     gc.set_threshold(100_000)  # imports make objects that stay: looking through them again took 0.3 s of a command
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    set_defaults(QUIET)
     try:
         app()
     except CbirError as error:

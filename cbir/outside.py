@@ -21,7 +21,6 @@ from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
 from cbir.promotion import open_registry
 from cbir.records import read_items, read_table
-from cbir.releases import pick_release
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
@@ -45,7 +44,7 @@ def locate_encoder(workspace: Path, release: str) -> Path:
         ReleaseError: there is no such release.
     """
     registry = open_registry(workspace)
-    return registry.download_encoder(pick_release(registry, release))
+    return registry.download_encoder(registry.get_version(release))
 
 
 def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> Evaluation:

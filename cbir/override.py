@@ -29,11 +29,11 @@ def promote_against_gate(workspace: Path, *, version: str | None, by: str | None
     champion = registry.find_champion()
     tags = registry.read_gate_tags(release)
     if champion is not None and champion.version == release.version:
-        raise ReleaseError(f"Release {version} is live already; there is nothing to override.")
+        raise ReleaseError(f"Release {release.version} is live already; there is nothing to override.")
     if not tags:
-        raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
+        raise ReleaseError(f"The gate has not decided on release {release.version}; run `cbir-ops retrain` first.")
     if tags["verdict"] == "pass":
-        raise ReleaseError(f"Release {version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
+        raise ReleaseError(f"Release {release.version} passed the gate; run `cbir-ops retrain`, or roll back to it.")
     check_table(release, uri=locate_index(workspace))
     ask_once(workspace, registry=registry, release=release)
     why = f"override of {tags['verdict']} ({tags.get('reasons', '')}): {(reason or '').strip()}"

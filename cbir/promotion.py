@@ -77,16 +77,16 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
     """
     from cbir.smoke import ask_once  # it imports this module, and an encoder
 
-    reason = _check_reason(reason)
     registry = open_registry(workspace)
     release = registry.get_version(version)
-    verdict = release.gate.get("verdict")
-    if verdict is None and version not in {entry["version"] for entry in registry.read_history()}:
-        raise ReleaseError(f"The gate has not decided on release {version}; run `cbir-ops retrain` first.")
+    reason = _check_reason(reason)
+    number, verdict = release.version, release.gate.get("verdict")
+    if verdict is None and number not in {entry["version"] for entry in registry.read_history()}:
+        raise ReleaseError(f"The gate has not decided on release {number}; run `cbir-ops retrain` first.")
     if verdict not in (None, "pass"):
         raise ReleaseError(
-            f"The gate's verdict on release {version} is {verdict}; to promote it on your own account: "
-            f'`cbir-ops gate --override --release {version} --by NAME --reason "..."`.'
+            f"The gate's verdict on release {number} is {verdict}; to promote it on your own account: "
+            f'`cbir-ops gate --override --release {number} --by NAME --reason "..."`.'
         )
     check_table(release, uri=locate_index(workspace))
     ask_once(workspace, registry=registry, release=release)
@@ -100,10 +100,9 @@ def roll_back(workspace: Path, *, to: str | None, reason: str, now: datetime) ->
         ReleaseError: there is no such release, or no reason.
         IndexError_: its table is missing or does not match.
     """
-    reason = _check_reason(reason)
     registry = open_registry(workspace)
-    version = to if to is not None else find_previous(registry)
-    release = registry.get_version(version)
+    release = registry.get_version(to if to is not None else find_previous(registry))
+    reason = _check_reason(reason)
     check_table(release, uri=locate_index(workspace))
     registry.download_encoder(release)
     return _move(registry, release, action=ROLLBACK, reason=reason, now=now)
@@ -132,8 +131,8 @@ def find_previous(registry: Registry) -> str:
     return before[-1]
 
 
-def pin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> None:
-    """Keep a release from being cleaned up.
+def pin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> str:
+    """Keep a release from being cleaned up; return its number.
 
     Raises:
         ReleaseError: there is no such release.
@@ -142,10 +141,11 @@ def pin_release(workspace: Path, *, version: str, reason: str, now: datetime) ->
     release = registry.get_version(version)
     registry.pin(release, reason=reason)
     registry.append_log(release, action=PIN, reason=reason, now=now)
+    return release.version
 
 
-def unpin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> None:
-    """Let a release be cleaned up again.
+def unpin_release(workspace: Path, *, version: str, reason: str, now: datetime) -> str:
+    """Let a release be cleaned up again; return its number.
 
     Raises:
         ReleaseError: there is no such release, or it is not pinned.
@@ -153,9 +153,10 @@ def unpin_release(workspace: Path, *, version: str, reason: str, now: datetime) 
     registry = open_registry(workspace)
     release = registry.get_version(version)
     if not release.pinned:
-        raise ReleaseError(f"Release {version} is not pinned; see `cbir-ops releases list`.")
+        raise ReleaseError(f"Release {release.version} is not pinned; see `cbir-ops releases list`.")
     registry.unpin(release)
     registry.append_log(release, action=UNPIN, reason=reason, now=now)
+    return release.version
 
 
 def _check_reason(reason: str) -> str:

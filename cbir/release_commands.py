@@ -18,7 +18,7 @@ from cbir.workspace import find_workspace
 app = typer.Typer(no_args_is_help=True, help="See, promote, roll back, keep and clean up releases.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Version = Annotated[str, typer.Argument(help="Version of a release.")]
+Version = Annotated[str, typer.Argument(help="Version of a release, or an alias such as champion.")]
 Reason = Annotated[str, typer.Option(help="Why, for who reads the history later.")]
 WIDTH = 200  # of a table where the output is no terminal
 SHOWN = re.compile(r"[^.]+\.fused(_both)?\.(map|hit@1|hit@10)|counts\..*")  # figures that a terminal has room for
@@ -101,7 +101,7 @@ def log(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def promote(version: Version, reason: Reason = "", as_json: AsJson = False) -> None:
+def promote(version: Version, reason: Reason, as_json: AsJson = False) -> None:
     """Make a release live on your own account; its table must be whole and of its encoder."""
     from cbir.promotion import promote_release
 
@@ -111,8 +111,8 @@ def promote(version: Version, reason: Reason = "", as_json: AsJson = False) -> N
 
 @app.command()
 def rollback(
+    reason: Reason,
     to: Annotated[str | None, typer.Option(help="Version; the one that was live before, by default.")] = None,
-    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Go back: model and table together, by one alias move."""
@@ -127,7 +127,7 @@ def pin(version: Version, reason: Reason = "", as_json: AsJson = False) -> None:
     """Keep a release from being cleaned up."""
     from cbir.promotion import pin_release
 
-    pin_release(find_workspace(), version=version, reason=reason, now=datetime.now(UTC))
+    version = pin_release(find_workspace(), version=version, reason=reason, now=datetime.now(UTC))
     _print_line({"version": version, "pinned": True}, f"Release {version} is pinned.", as_json=as_json)
 
 
@@ -136,7 +136,7 @@ def unpin(version: Version, reason: Reason = "", as_json: AsJson = False) -> Non
     """Let a release be cleaned up again."""
     from cbir.promotion import unpin_release
 
-    unpin_release(find_workspace(), version=version, reason=reason, now=datetime.now(UTC))
+    version = unpin_release(find_workspace(), version=version, reason=reason, now=datetime.now(UTC))
     _print_line({"version": version, "pinned": False}, f"Release {version} is no longer pinned.", as_json=as_json)
 
 
@@ -180,7 +180,7 @@ def lineage(
 
 
 def repro(
-    verify: Annotated[str, typer.Option(metavar="VERSION", help="Version of the release to make again.")],
+    verify: Annotated[str, typer.Option(metavar="VERSION", help="Version of the release to make again, or an alias.")],
     tolerance: Annotated[float, typer.Option(min=0, help="How far a figure may be off.")] = 0.005,
     as_json: AsJson = False,
 ) -> None:
@@ -213,12 +213,10 @@ def _print_line(value: dict[str, Any], line: str, *, as_json: bool) -> None:
 
 
 def _print_move(move: dict[str, Any], *, as_json: bool) -> None:
-    after = f", after release {move['before']}" if move["before"] else ""
-    _print_line(
-        move,
-        f"Release {move['version']} is live with table {move['table']}{after}; it took {move['seconds']:.2f} s.",
-        as_json=as_json,
-    )
+    version, before = move["version"], move["before"]
+    after = f", after release {before}" if before else ""
+    line = f"Release {version} is live with table {move['table']}{after}; it took {move['seconds']:.2f} s."
+    _print_line(move, f"Release {version} is live already." if before == version else line, as_json=as_json)
 
 
 def _print_history(history: Sequence[dict[str, str]]) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from cbir.index import list_releases
 from cbir.promotion import open_registry
-from cbir.registry import CHAMPION, PINNED, Registry, Release
+from cbir.registry import PINNED, Registry, Release
 from cbir.workspace import locate_index
 
 KEY_METRICS = {  # the figures that a list has room for, mean average precision, by their short names
@@ -49,17 +49,6 @@ def list_entries(workspace: Path) -> list[Entry]:
     return [_describe(registry, release, aliases, tables) for release in registry.list_releases()]
 
 
-def pick_release(registry: Registry, name: str) -> Release:
-    """A release by its version, or by an alias such as ``champion``.
-
-    Raises:
-        ReleaseError: there is none.
-    """
-    if name == CHAMPION:
-        return registry.get_champion()
-    return registry.get_version(registry.read_aliases().get(name, name))
-
-
 def describe_release(workspace: Path, name: str) -> dict[str, Any]:
     """One release whole: what a list shows, its params, its history and where its card lies.
 
@@ -67,7 +56,7 @@ def describe_release(workspace: Path, name: str) -> dict[str, Any]:
         ReleaseError: there is no such release.
     """
     registry = open_registry(workspace)
-    release = pick_release(registry, name)
+    release = registry.get_version(name)
     entry = _describe(registry, release, registry.read_aliases(), list_releases(locate_index(workspace)))
     history = [line for line in registry.read_log() if line["version"] == release.version]
     return {**vars(entry), "key": release.key, "encoder": release.encoder_uri, "history": history}
@@ -80,7 +69,7 @@ def compare_releases(workspace: Path, first: str, second: str) -> dict[str, Any]
         ReleaseError: there is no such release, or its evidence cannot be had.
     """
     registry = open_registry(workspace)
-    before, after = (pick_release(registry, name) for name in (first, second))
+    before, after = (registry.get_version(name) for name in (first, second))
     facts = {
         name: (getattr(before, name), getattr(after, name)) for name in ("version", "data_revision", "fingerprint")
     } | {name: (before.tags.get(name), after.tags.get(name)) for name in ("git_commit", "rows")}

@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
-from cbir.errors import ReleaseError
+from cbir.errors import RegistryError, ReleaseError
 from cbir.gate_report import shorten_reasons
 from cbir.registry import Registry, Release
 from flows.retrain import promote
@@ -175,11 +175,30 @@ def test_no_release_and_no_registry_are_told_apart(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     dead = Registry(tmp_path, name="cbir")
-    with pytest.raises(ReleaseError, match="does not answer"):
+    said = r"^The registry http://127\.0\.0\.1:9 does not answer \(Connection refused\); .* see MLFLOW_TRACKING_URI\.$"
+    with pytest.raises(ReleaseError, match=said):
         dead.get_champion()
     for ask in (dead.list_releases, dead.read_log, dead.read_aliases, lambda: dead.find("key")):
         with pytest.raises(ReleaseError, match="does not answer"):
             ask()
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(RegistryError, match=r"mlflow\.db is no database .*restore it from a backup, or move it away"):
+        Registry(tmp_path, name="cbir")
+
+
+def test_a_release_is_found_by_its_aliases_too(registry: Registry, tmp_path: Path) -> None:
+    first, second = (register(registry, tmp_path, rows=rows) for rows in "ab")
+    with pytest.raises(ReleaseError, match="No release is live"):
+        registry.get_version("champion")
+    registry.promote(first, reason="by hand", now=NOW)
+    registry.name_challenger(second)
+    assert (registry.get_version("champion"), registry.get_version("challenger")) == (first, second)
+    with pytest.raises(ReleaseError, match="no release shop in the registry; there are: 1, 2"):
+        registry.get_version("shop")
 
 
 def test_an_artifact_that_is_lost_is_named_with_its_run(registry: Registry, tmp_path: Path) -> None:

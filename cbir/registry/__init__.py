@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from cbir.errors import RegistryError, ReleaseError
 from cbir.registry.artifacts import Artifacts, follow_workspace
+from cbir.registry.faults import check_database, find_cause
 from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
 from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
@@ -51,7 +52,9 @@ class Registry:
         self._workspace = workspace
         self._uri = find_tracking(workspace)
         if self._uri == _name_database(workspace):
-            follow_workspace(workspace.resolve() / DATABASE, workspace.resolve() / "mlartifacts")
+            database = workspace.resolve() / DATABASE
+            check_database(database)
+            follow_workspace(database, workspace.resolve() / "mlartifacts")
         self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         self._artifacts = Artifacts(self._client, uri=self._uri, workspace=workspace)
 
@@ -123,13 +126,16 @@ class Registry:
         return champion
 
     def get_version(self, version: str) -> Release:
-        """The release of this number.
+        """The release of this number, or that an alias of this name, such as ``champion``, names.
 
         Raises:
             ReleaseError: there is none, or the registry cannot be reached.
         """
+        if version == CHAMPION:
+            return self.get_champion()
+        number = version if version.isdecimal() else self.read_aliases().get(version)
         found = self.list_releases()
-        release = next((one for one in found if one.version == version), None)
+        release = next((one for one in found if one.version == number), None)
         if release is None:
             known = ", ".join(one.version for one in reversed(found)) or "none"
             raise ReleaseError(f"There is no release {version} in the registry; there are: {known}.")
@@ -330,9 +336,8 @@ class Registry:
     def _take_absence(self, error: MlflowException) -> None:
         """Let pass that something is not there; a registry that does not answer is a fault."""
         if error.error_code not in ABSENT:
-            reason = str(error).splitlines()[0]
             raise RegistryError(
-                f"The registry {self._uri} does not answer ({reason}); see MLFLOW_TRACKING_URI."
+                f"The registry {self._uri} does not answer ({find_cause(error)}); start it, or see MLFLOW_TRACKING_URI."
             ) from None
 
     def _get_experiment(self) -> str:
