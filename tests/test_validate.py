@@ -15,7 +15,7 @@ import pytest
 
 from cbir.errors import ValidationError
 from cbir.records import ITEM_SCHEMA, QUARANTINE_SCHEMA
-from cbir.validate import validate
+from cbir.validate import describe_items, validate
 
 SUITES = Path(__file__).parent.parent / "expectations"
 
@@ -191,6 +191,28 @@ def test_an_expectation_that_a_column_exists_may_fail(tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", GOOD)
     with pytest.raises(ValidationError, match="To do: add depths"):
         validate(ingested, tmp_path, tmp_path / "out", suite="items", report=tmp_path / "report")
+
+
+PAGE = (SUITES.parent / "docs/expectations.md").read_text()
+
+
+def test_the_page_names_every_column_that_can_be_expected_of_and_no_other(tmp_path: Path) -> None:
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert told == set(describe_items(write_ingested(tmp_path / "in", GOOD)).columns)
+
+
+def test_the_suite_in_the_page_runs_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "shop.json").write_text(PAGE.split("```json\n")[1].split("```")[0])
+    for width, said in ((96, "of at least 200 pixels"), (200, "")):
+        ingested = write_ingested(tmp_path / f"in{width}", [item(n, width=width) for n in range(40)])
+        with pytest.raises(ValidationError, match=said) if said else contextlib.nullcontext():
+            document = validate(ingested, tmp_path, tmp_path / "out", suite="shop", report=tmp_path / "report")
+    assert [(result["severity"], result["success"]) for result in document["results"]] == [
+        ("error", True),
+        ("warning", False),
+        ("error", True),
+    ]
 
 
 @pytest.mark.parametrize("text", [None, "[{"], ids=["missing", "not JSON"])
