@@ -23,7 +23,7 @@ def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str
     if unknown:
         name = unknown[1] or unknown[2]
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"a text is written in single quotes, '{name}'."
+        hint = f"did you mean {near[0]}?" if near else f"if it is meant as text, write '{name}'."
         return f"--where {where!r}: there is no column {name}; {hint} {listed}"
     for name in HIDDEN:
         if re.search(rf"\b{name}\b", _TEXT.sub("", where)):

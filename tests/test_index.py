@@ -98,7 +98,7 @@ COLUMNS = "Columns: id, caption, label, source, source_path, group, attributes, 
     ("where", "said"),
     [
         ("labl = 'red'", "there is no column labl; did you mean label?"),
-        ("caption = red", "there is no column red; a text is written in single quotes, 'red'."),
+        ("caption = red", "there is no column red; if it is meant as text, write 'red'."),
         ("vector = 1", "vector cannot be searched by."),
         ("label = 'x", "does not work: invalid SQL predicate: Unterminated string literal at Line: 1, Column: 9."),
         ("label =", "does not work: Expected: an expression, found: EOF."),

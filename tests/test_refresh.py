@@ -325,12 +325,15 @@ def test_the_command_refreshes_and_lineage_and_retrain_know(live: Path, tmp_path
     more.mkdir()
     draw(COLOURS["red"], seed=500).save(more / "new.png")
     (more / "new.txt").write_text("a red square that is new")
+    (more / "no picture.png").write_text("broken")
     cbir(live, "data", "import", str(more), "--name", "more")
     done = cbir(live, "refresh", "--json", PREFECT_API_URL=prefect_server)
     assert done.returncode == 0, done.stderr
-    assert {"added": 1, "unchanged": 48, "embedded": 1, "rows": 49}.items() <= json.loads(done.stdout).items()
+    found = json.loads(done.stdout)
+    assert {"added": 1, "unchanged": 48, "embedded": 1, "rows": 49}.items() <= found.items()
+    assert found["refused"] == ["more/no picture (no picture.png): the file is not an image"]
     again = cbir(live, "refresh", PREFECT_API_URL=prefect_server)
-    assert again.stdout == "Release 1: 0 added, 0 changed, 0 deleted, 49 unchanged, 0 embedded.\n"
+    assert again.stdout == "Release 1: 0 added, 0 changed, 0 deleted, 49 unchanged, 0 embedded, 1 left out.\n"
     traced = json.loads(cbir(live, "lineage", "more/new", "--json").stdout)
     assert (traced["release"]["version"], traced["refresh"]["last"]["added"]) == ("1", 1)
     assert traced["source"]["now"] == "unchanged"
