@@ -113,6 +113,7 @@ def _restore_rows(index: Index, rows: pa.Table, facts: dict[str, Any], *, name: 
         raise IndexError_(f"Table {name} is of another release; move it away, then run `cbir-ops retrain`.")
     marks = index.read_marks()
     old = [marks[id_].row_hash if id_ in marks else None for id_ in rows["id"].to_pylist()]
+    rows = rows.select([column for column in rows.column_names if column in index.schema.names])
     changed = [n for n, (was, is_) in enumerate(zip(old, rows[ROW_HASH].to_pylist(), strict=True)) if was != is_]
     index.merge(rows.take(pa.array(changed, pa.int64())), delete=sorted(set(marks) - set(rows["id"].to_pylist())))
 

@@ -17,7 +17,19 @@ from cbir.images import decode_png
 THUMBNAIL = 112
 SHA256, TEXT_HASH, ROW_HASH, REFRESHED_AT = "sha256", "text_hash", "row_hash", "refreshed_at"
 ADDED = {SHA256: pa.string(), TEXT_HASH: pa.string(), ROW_HASH: pa.string(), REFRESHED_AT: pa.string()}
-OWN = ("id", "vector", "caption", "label", "source", "source_path", "group", "attributes", "thumbnail", *ADDED)
+OWN = (
+    "id",
+    "vector",
+    "caption",
+    "label",
+    "labels",
+    "source",
+    "source_path",
+    "group",
+    "attributes",
+    "thumbnail",
+    *ADDED,
+)
 HIDDEN = ("vector", "thumbnail", TEXT_HASH, ROW_HASH)  # of no use to who searches
 HASHED = ("id", "source", "source_path", "captions", "original_captions", "labels", "group", "attributes", SHA256)
 SCALARS = (str, int, float, bool)
@@ -85,6 +97,8 @@ def fit_rows(
     """
     columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
     attributes = [_name_columns(row) for row in _read_attributes(items)]
+    if "labels" in schema.names and not pa.types.is_list(schema.field("labels").type):
+        del columns["labels"]  # the table is of an earlier version of cbir-ops, and this an attribute
     own = [name for name in schema.names if name not in columns]
     fitted = {name: [_fit(row.get(name), schema.field(name).type) for row in attributes] for name in own}
     left_out = {
@@ -109,6 +123,7 @@ def _build_columns(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refr
         "vector": vectors,
         "caption": pa.array([texts[0] if texts else "" for texts in captions], pa.string()),
         "label": pa.array([row[0] if row else "" for row in labels], pa.string()),
+        "labels": pa.array([row or [] for row in labels], pa.list_(pa.string())),
         "source": items["source"],
         "source_path": items["source_path"],
         "group": items["group"],

@@ -91,7 +91,7 @@ def test_the_table_of_another_release_is_never_overwritten(tmp_path: Path) -> No
     assert Index.open(uri=str(tmp_path / "db"), table="release_v1").fingerprint == "f"
 
 
-COLUMNS = "Columns: id, caption, label, source, source_path, group, attributes, sha256, refreshed_at, price."
+COLUMNS = "Columns: id, caption, label, labels, source, source_path, group, attributes, sha256, refreshed_at, price."
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,10 @@ def test_a_second_refresh_embeds_and_commits_nothing(registry: Registry, tmp_pat
 
 def test_a_new_price_or_label_changes_the_row_and_embeds_nothing(registry: Registry, tmp_path: Path) -> None:
     old = open_table(tmp_path).read_vectors(["squares/3"])["squares/3"]
-    edit(tmp_path, 3, attributes={"price": 7}, labels=["sold"])
+    edit(tmp_path, 3, attributes={"price": 7}, labels=["sold", "red"])
     assert count(run(tmp_path)) == (0, 1, 0, 7, 0, 8)
     index = open_table(tmp_path)
-    hits = index.search(old, k=8, where="price = 7 and label = 'sold'")
+    hits = index.search(old, k=8, where="price = 7 and label = 'sold' and array_has(labels, 'red')")
     assert [hit.id for hit in hits] == ["squares/3"]
     assert np.array_equal(index.read_vectors(["squares/3"])["squares/3"], old)
 
@@ -259,6 +259,16 @@ def test_publishing_a_release_again_takes_back_what_a_refresh_did(registry: Regi
     assert holds_release(
         uri=str(tmp_path / "lancedb"), table="release_v1", ingested=data / "ingested", embedded=data / "embedded"
     )
+
+
+def test_a_table_of_before_there_was_a_list_of_labels_is_refreshed_and_restored_without(
+    registry: Registry, tmp_path: Path
+) -> None:
+    open_table(tmp_path)._table.drop_columns(["labels"])
+    make_raw(tmp_path, range(3, 10), price=5)
+    assert count(run(tmp_path)) == (2, 5, 3, 0, 2, 7)
+    assert publish(tmp_path, registry.get_champion()) == 8
+    assert "labels" not in open_table(tmp_path).schema.names
 
 
 def test_values_without_a_column_or_of_another_kind_are_told_and_not_lost(registry: Registry, tmp_path: Path) -> None:

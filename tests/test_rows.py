@@ -72,15 +72,23 @@ def test_a_refresh_fits_attributes_by_the_same_names() -> None:
     assert left_out == ["new_one"]
 
 
+def test_an_attribute_that_was_called_labels_keeps_its_column_in_a_table_of_before_there_was_one() -> None:
+    before = build({}).schema
+    before = before.set(before.get_field_index("labels"), pa.field("labels", pa.string()))
+    rows, _ = fit_rows(items({"labels": "x"}), vectors(1), schema=before, refreshed_at="now")
+    assert rows.schema.names == before.names
+
+
 def test_every_condition_of_the_docs_finds_what_it_says(tmp_path: Path) -> None:
     whole = {"price": 7.5, "colour": "blue", "stock": 5, "sold": True, "shelf no": 3}
     rows = build(whole, {"colour": "red", "sold": False})
     first = rows.schema.get_field_index("caption")
     rows = rows.set_column(first, "caption", pa.array(["the cat's bed", "the cat's bed"]))
     rows = rows.set_column(first + 1, "label", pa.array(["food-drink/food-fruit", ""]))
+    rows = rows.set_column(first + 2, "labels", pa.array([["food-drink/food-fruit", "red"], []]))
     table = lancedb.connect(tmp_path).create_table("t", rows)
     found = {text: len(table.search([0.0, 1.0]).where(text).to_list()) for _, text in CONDITIONS}
-    assert list(found.values()) == [1, 2, 1, 1, 1, 2, 1, 1], found
+    assert list(found.values()) == [1, 1, 2, 1, 1, 1, 2, 1, 1], found
 
 
 def test_every_own_column_that_can_be_searched_by_is_in_the_docs() -> None:
