@@ -70,7 +70,8 @@ def train(
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
     if len(rows["train"]) < LEAST_ITEMS:
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
-    captions = [text for texts in lend_names(items.take(rows["train"]))["captions"].to_pylist() for text in texts]
+    told = items.drop_columns(["image"])  # rows taken of pictures would be copies of all of them
+    captions = [text for texts in lend_names(told.take(rows["train"]))["captions"].to_pylist() for text in texts]
     textured = not TEXTURES.isdisjoint(params.late)
     visual, text = build_visual(tower_params, textured=textured), build_text(tower_params, captions=captions)
     if tune_params.epochs:
@@ -96,13 +97,13 @@ def train(
     known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
     catalogue = _Catalogue(
         ingested=ingested,
-        items=items,
+        items=told,
         cluster_N=table["cluster"],
         features=load_features(items, towers_folder=partial),
         towers=towers,
         classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
         known=known,
-        copies=_copy_pictures(items.take(known), towers_folder=partial, seed=params.seed),
+        copies=_copy_pictures(items, known, towers_folder=partial, seed=params.seed),
     )
     fit = _solve_changes if catalogue.copies else _fit_epochs
     fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
@@ -117,7 +118,10 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class _Catalogue:
-    """What every fit draws its rows from; ``copies`` are of the pictures of the rows ``known``, where there are any."""
+    """What every fit draws its rows from; ``items`` are without their pictures.
+
+    ``copies`` are of the pictures of the rows ``known``, where there are any.
+    """
 
     ingested: Path
     items: pa.Table
@@ -133,10 +137,11 @@ class _Catalogue:
         return [select_rows(one, np.searchsorted(self.known, rows)) for one in self.copies]
 
 
-def _copy_pictures(items: pa.Table, *, towers_folder: Path, seed: int) -> list[Features]:
+def _copy_pictures(items: pa.Table, rows: np.ndarray, *, towers_folder: Path, seed: int) -> list[Features]:
     """What a catalogue without words and labels learns from; nothing where there are any."""
-    if not is_bare(items):
+    if not is_bare(items.drop_columns(["image"]).take(rows)):
         return []
+    items = items.take(rows)
     seeds = range(COPIES * seed, COPIES * (seed + 1))
     return [load_copies(items, seed=one, towers_folder=towers_folder, cache=CACHE) for one in seeds]
 
@@ -190,6 +195,7 @@ def _choose_epochs(
     history: History = []
     for epoch, loss in enumerate(fit.run(params.epochs, description="choose epochs")):
         history.append({"epoch": epoch, "loss": loss, **held_out.check(fit.fusion)})
+        print(", ".join(f"{name} {value:.3g}" for name, value in history[-1].items()), file=sys.stderr)
         if len(validation) and epoch - find_best(history) >= PATIENCE:
             break
     return fit.fusion, fit.config, history
