@@ -271,6 +271,17 @@ def test_a_table_of_before_there_was_a_list_of_labels_is_refreshed_and_restored_
     assert "labels" not in open_table(tmp_path).schema.names
 
 
+def test_a_refresh_tidies_the_table_where_it_has_many_files(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbir.index.MOST_FRAGMENTS", 2)
+    for last, files in ((9, 2), (10, 1)):
+        make_raw(tmp_path, range(last))
+        run(tmp_path)
+        assert open_table(tmp_path)._table.stats()["fragment_stats"]["num_fragments"] == files
+    assert open_table(tmp_path).rows == 10
+
+
 def test_values_without_a_column_or_of_another_kind_are_told_and_not_lost(registry: Registry, tmp_path: Path) -> None:
     edit(tmp_path, 1, attributes={"price": "cheap", "size": 3})
     found = run(tmp_path)
