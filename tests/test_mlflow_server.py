@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import wait_for_server
+from conftest import ROOT, wait_for_server
 from small_releases import IDS, NOW, make_release
 
 from cbir.promotion import roll_back
@@ -79,3 +79,18 @@ def test_a_release_is_registered_promoted_and_rolled_back_through_a_server(
     assert registry.get_champion() == first
     assert [entry["action"] for entry in registry.read_log()] == ["promote", "promote", "rollback"]
     assert not (workspace / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_registering_at_a_server_prints_nothing_between_the_lines_of_json(mlflow_server: str, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").write_text("release: {name: cbir}")
+    code = (
+        "import cbir.cli, sys, pathlib; cbir.cli.set_defaults(cbir.cli.QUIET); sys.path.insert(0, sys.argv[1]);"
+        "from small_releases import make_release; make_release(pathlib.Path('.'), fingerprint='f')"
+    )
+    environment = os.environ | {"MLFLOW_TRACKING_URI": mlflow_server, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "tests")], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

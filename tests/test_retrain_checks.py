@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, cbir, set_param
+from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import ParamsError, RegistryError, WorkspaceError
@@ -68,25 +68,29 @@ def test_a_run_that_never_ends_is_not_waited_for_for_ever(tmp_path: Path) -> Non
         pass
 
 
-def append(workspace: Path, *, number: int) -> None:
-    registry = Registry(workspace, name="cbir")
-    for _ in range(5):
-        registry.append_log(registry.get_version("1"), action="pin", reason=str(number), now=NOW)
-
-
-def test_entries_that_several_processes_append_at_once_are_all_there(
+def test_an_entry_that_is_appended_while_another_is_being_written_overwrites_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     registry = make_registry(tmp_path)
-    make_release(tmp_path, fingerprint="a")
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=append, args=(tmp_path,), kwargs={"number": n}) for n in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert sorted(entry["why"] for entry in registry.read_log()) == sorted(str(n) for n in range(4) for _ in range(5))
+    release = make_release(tmp_path, fingerprint="a")
+    write = MlflowClient.set_registered_model_tag
+    others: list[threading.Thread] = []
+
+    def append(reason: str) -> None:
+        Registry(tmp_path, name="cbir").append_log(release, action="pin", reason=reason, now=NOW)
+
+    def write_slowly(*values: str) -> None:
+        if not others:
+            others.append(threading.Thread(target=append, args=("second",)))
+            others[0].start()
+            others[0].join(timeout=2.0)
+        write(*values)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_tag", write_slowly)
+    append("first")
+    others[0].join()
+    assert [entry["why"] for entry in registry.read_log()] == ["first", "second"]
 
 
 def test_a_history_that_another_holds_is_named(tmp_path: Path) -> None:
