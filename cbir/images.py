@@ -119,9 +119,13 @@ def load_query_image(path: Path, canvas: Canvas = PLAIN) -> Image.Image:
     Raises:
         ImageError: it is missing or cannot be used.
     """
-    if not path.is_file():
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}); give a picture that you may read.") from None
+    if data is None:
         raise ImageError(f"{path} is not a file; give --image the path of a picture.")
     try:
-        return fit_image(path.read_bytes(), canvas)
+        return fit_image(data, canvas)
     except ImageError as error:
         raise ImageError(f"{path}: {error}; give a PNG, JPEG, WebP or GIF that opens in a viewer.") from None

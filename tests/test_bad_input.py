@@ -115,6 +115,12 @@ def test_a_query_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_query_image(tmp_path / "no.png")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that gives an error when it is read")
+def test_a_query_image_that_the_system_does_not_give_is_named() -> None:
+    with pytest.raises(ImageError, match=r"/proc/self/mem cannot be read \(.+\); give a picture that you may read"):
+        load_query_image(Path("/proc/self/mem"))
+
+
 def test_an_unknown_parameter_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {epoch: 3}")
     with pytest.raises(ParamsError, match="did you mean epochs"):
