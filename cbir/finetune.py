@@ -119,6 +119,7 @@ class FineTuning:
             losses.append(self._step(batch.to(self.fabric.device)))
         speed = len(self.data.images) / (time.monotonic() - began)
         row = {"epoch": float(self.epoch), "loss": float(np.mean(losses)), "validation": self.measure()}
+        row = self.fabric.broadcast(row)  # all ranks stop after the same epoch, whatever their devices round to
         console.print(
             f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
             f"{row['validation']:.3f}, {speed:.0f} images/s, {_read_memory(self.fabric.device):.1f} GiB",
