@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cbir.index import list_releases
+from cbir.index.tables import list_releases
 from cbir.promotion import open_registry
 from cbir.registry import PINNED, Registry, Release
 from cbir.workspace import locate_index

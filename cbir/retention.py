@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cbir.errors import ReleaseError
-from cbir.index import describe_table, drop_table, list_releases, read_registry
+from cbir.index.tables import describe_table, drop_table, list_releases, read_registry
 from cbir.params import ReleaseParams, load_section
 from cbir.promotion import find_previous, open_registry
 from cbir.registry import WANTED, Registry, Release

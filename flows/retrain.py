@@ -13,7 +13,7 @@ from cbir.card_page import log_card
 from cbir.contest import record_split
 from cbir.errors import ReleaseError
 from cbir.gate_report import OUTCOMES
-from cbir.index import publish_table
+from cbir.index.tables import publish_table
 from cbir.promotion import open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 
 from cbir.gate_report import OUTCOMES
-from cbir.index import holds_release
+from cbir.index.tables import holds_release
 from cbir.promotion import open_registry
 from cbir.registry import Registry, Release, make_key
 from cbir.workspace import locate_index

@@ -13,7 +13,7 @@ from tiny_encoder import write_encoder
 
 from cbir.embed import embed
 from cbir.encoder import Encoder
-from cbir.index import publish_table
+from cbir.index.tables import publish_table
 from cbir.ingest import ingest
 from cbir.params import EmbedParams, IngestParams
 from cbir.records import write_jsonl

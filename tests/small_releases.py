@@ -14,7 +14,7 @@ import pyarrow as pa
 from conftest import COLOURS, draw
 
 from cbir.images import encode_png
-from cbir.index import publish_table
+from cbir.index.tables import publish_table
 from cbir.records import ITEM_SCHEMA, write_json, write_table
 from cbir.registry import Registry, Release
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from cbir.errors import IndexError_, QueryError
 from cbir.images import encode_png
-from cbir.index import Index, holds_release, publish_table
+from cbir.index import Index
+from cbir.index.tables import holds_release, publish_table
 from cbir.records import ITEM_SCHEMA, write_json, write_table
 from cbir.similarity import Similarity, compare_vectors
 

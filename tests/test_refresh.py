@@ -16,7 +16,8 @@ from small_releases import NOW
 
 from cbir.errors import IndexError_, SourceError
 from cbir.images import encode_png
-from cbir.index import Index, holds_release
+from cbir.index import Index
+from cbir.index.tables import holds_release
 from cbir.promotion import check_table, roll_back
 from cbir.records import ITEM_SCHEMA, read_jsonl, read_table, write_jsonl
 from cbir.refresh import Refresh, refresh_table

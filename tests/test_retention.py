@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release, write_outputs
 
 from cbir.errors import ReleaseError
-from cbir.index import drop_table, publish_table
+from cbir.index.tables import drop_table, publish_table
 from cbir.promotion import pin_release, roll_back, unpin_release
 from cbir.registry import Registry
 from cbir.retention import clean_up, plan_cleaning
