@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cbir.answers import FUSED
 from cbir.errors import ReleaseError
-from cbir.images import decode_png
+from cbir.images import decode_png, make_thumbnail
 from cbir.records import read_items, read_table
 from cbir.registry import Registry, Release, flatten_metrics
 from cbir.registry.history import stack_champions
 from cbir.statistics import compare_systems
 
-FUSED = ("fused_both", "fused")  # the system of a task that goes live
 FIGURES = ("map", "hit@1", "hit@10")
 WORSE = 12  # queries that are shown
 SCORES = ["metric", "query", "cluster", "before", "after"]
@@ -239,16 +238,10 @@ def _show_queries(worse: pd.DataFrame, *, ingested: Path) -> list[WorseQuery]:
                 caption=next(iter(item["original_captions"]), "") if item else "",
                 before=float(before),
                 after=float(after),
-                thumbnail=_make_thumbnail(item["image"]) if item else b"",
+                thumbnail=make_thumbnail(decode_png(item["image"]), side=THUMBNAIL) if item else b"",
             )
         )
     return shown
-
-
-def _make_thumbnail(png: bytes) -> bytes:
-    buffer = io.BytesIO()
-    decode_png(png).resize((THUMBNAIL, THUMBNAIL)).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _read_json(registry: Registry, release: Release, name: str) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from cbir.encoder import Encoder
 from cbir.errors import CbirError, ParamsError
 from cbir.features import iterate_features
 from cbir.params import EmbedParams, load_section
-from cbir.records import count_blocks, iterate_items, read_items, write_json, write_table
+from cbir.records import count_blocks, iterate_items, read_items, replace_folder, write_json, write_table
 from cbir.similarity import shorten_vectors
 
 BATCH = 256
@@ -43,19 +41,16 @@ def embed(ingested: Path, encoder: Path, out: Path, *, params: EmbedParams) -> i
     vectors = [loaded.fuse(features) for features in parts]
     vector_ND = shorten_vectors(np.concatenate(vectors), dimensions, loaded.similarity)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), dimensions)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     table = pa.table({"id": read_items(ingested, columns=["id"])["id"].combine_chunks(), "vector": column})
-    write_table(partial / "embeddings.parquet", table)
     facts = {
         "fingerprint": loaded.fingerprint,
         "similarity": loaded.similarity,
         "dimensions": dimensions,
         "rows": len(vector_ND),
     }
-    write_json(partial / "embedded.json", facts)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with replace_folder(out) as folder:
+        write_table(folder / "embeddings.parquet", table)
+        write_json(folder / "embedded.json", facts)
     return len(vector_ND)
 
 

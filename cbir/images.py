@@ -101,6 +101,15 @@ def fit_image(data: bytes, canvas: Canvas) -> Image.Image:
     return fit_square(image, size=canvas.size, background=canvas.background)
 
 
+def make_thumbnail(image: Image.Image, *, side: int) -> bytes:
+    """``image`` as a JPEG, no side longer than ``side`` pixels."""
+    image = image.copy()
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def encode_png(image: Image.Image) -> bytes:
     """``image`` as PNG bytes, the same bytes for the same pixels."""
     buffer = io.BytesIO()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from cbir.records import (
     RawItem,
     RelativeCaption,
     read_jsonl,
+    replace_folder,
     write_json,
     write_table,
 )
@@ -51,26 +51,21 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
         SourceError: there is no source, or no usable picture in any.
     """
     listed = list_raw(raw)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    good, bad = _write_shards(listed, partial, params=params)
-    if not good:
-        shutil.rmtree(partial)
-        raise SourceError(f"None of {len(listed)} pictures can be used; the first: {bad[0]['reason']}.")
-    write_table(partial / "quarantine.parquet", pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
-    relative = [
-        pair
-        for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
-        for pair in _read_list(path, RelativeCaption)
-        if pair["reference_id"] in good and pair["target_id"] in good
-    ]
-    write_table(partial / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
-    counts = {"items": len(good), "quarantined": len(bad), "relative": len(relative)}
-    canvas = {"image_size": params.image_size, "background": params.background}
-    write_json(partial / "ingest.json", counts | canvas)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with replace_folder(out) as folder:
+        good, bad = _write_shards(listed, folder, params=params)
+        if not good:
+            raise SourceError(f"None of {len(listed)} pictures can be used; the first: {bad[0]['reason']}.")
+        write_table(folder / "quarantine.parquet", pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA))
+        relative = [
+            pair
+            for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
+            for pair in _read_list(path, RelativeCaption)
+            if pair["reference_id"] in good and pair["target_id"] in good
+        ]
+        write_table(folder / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
+        counts = {"items": len(good), "quarantined": len(bad), "relative": len(relative)}
+        canvas = {"image_size": params.image_size, "background": params.background}
+        write_json(folder / "ingest.json", counts | canvas)
     return counts
 
 

@@ -247,7 +247,7 @@ def read_names(encoder: Encoder, gallery: Gallery, names: Sequence[str]) -> Feat
 
 
 def embed_views(encoder: Encoder, features: Features) -> dict[str, np.ndarray]:
-    """Unit vectors (N, D) of the rows by picture, by words, and by both: ``fused_image`` and so on."""
+    """Vectors (N, D) of the rows by picture, by words, and by both: ``fused_image`` and so on."""
     return {
         f"fused_{name}": encoder.fuse(keep_modalities(features, image=image, text=text))
         for name, (image, text) in VIEWS.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cbir.images import decode_png
+from cbir.images import decode_png, make_thumbnail
 
 THUMBNAIL = 112
 SHA256, TEXT_HASH, ROW_HASH, REFRESHED_AT = "sha256", "text_hash", "row_hash", "refreshed_at"
@@ -166,12 +165,4 @@ def _fit_int64(values: list[Any]) -> bool:
 
 def _make_thumbnails(images: list[bytes]) -> list[bytes]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales outside the interpreter's lock
-        return list(pool.map(_make_thumbnail, images))
-
-
-def _make_thumbnail(png: bytes) -> bytes:
-    image = decode_png(png)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+        return list(pool.map(lambda png: make_thumbnail(decode_png(png), side=THUMBNAIL), images))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from cbir.gallery import Gallery
 from cbir.params import EvaluateParams
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.ranks import list_levels
-from cbir.records import write_json, write_table
+from cbir.records import replace_folder, write_json, write_table
 from cbir.rivals import Rivals
 from cbir.slices import measure_slices
 
@@ -100,9 +98,6 @@ def score_gallery(board: Scoreboard, encoder: Encoder, gallery: Gallery) -> None
 
 def write_scores(board: Scoreboard, out: Path, *, slices: Metrics, golden: list[Metrics]) -> None:
     """Write the folder ``out`` in one step: every figure, per-query results, and what is shown of some queries."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_table(partial / PER_QUERY, pa.concat_tables([PER_QUERY_SCHEMA.empty_table(), *board.per_query]))
     files = {
         STATISTICS: board.statistics,
         SLICES: slices,
@@ -110,7 +105,7 @@ def write_scores(board: Scoreboard, out: Path, *, slices: Metrics, golden: list[
         CURVES: board.curves,
         EXAMPLES: board.examples,
     }
-    for name, value in files.items():
-        write_json(partial / name, value)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with replace_folder(out) as folder:
+        write_table(folder / PER_QUERY, pa.concat_tables([PER_QUERY_SCHEMA.empty_table(), *board.per_query]))
+        for name, value in files.items():
+            write_json(folder / name, value)

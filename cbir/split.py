@@ -5,8 +5,6 @@ Shapes: N items, C clusters, L labels.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +16,7 @@ import pyarrow as pa
 from cbir.clusters import connect_rows, find_equals, find_near
 from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams, load_section
-from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, write_json, write_table
+from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, replace_folder, write_json, write_table
 
 KEPT = "split.parquet"
 
@@ -59,16 +57,13 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
             "split.phash_distance."
         )
     rows = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_table(partial / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
     largest = int(np.bincount(cluster_N).max())
     figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
     phash_N = np.array([int(text, 16) for text in items["phash"]], dtype=np.uint64)
     near = count_near(phash_N[where_N == "test"], phash_N[where_N == "train"], distance=params.phash_distance)
-    write_json(partial / "split.json", counts | figures | {"test_items_near_training": near})
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with replace_folder(out) as folder:
+        write_table(folder / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
+        write_json(folder / "split.json", counts | figures | {"test_items_near_training": near})
     return counts
 
 

@@ -5,8 +5,6 @@ Shapes: N items, P training items, B batch, L labels.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ from cbir.late import TEXTURES
 from cbir.metrics import find_best
 from cbir.objective import Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
-from cbir.records import read_items, read_relative, read_table, write_json
+from cbir.records import read_items, read_relative, read_table, replace_folder, write_json
 from cbir.start import start_fusion
 from cbir.towers.export import export_towers
 from cbir.towers.imagenet import read_classes
@@ -90,28 +88,25 @@ def train(
         )
         if not first:
             return
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    export_towers(visual, text, partial)
-    towers = Towers(partial)
-    known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
-    catalogue = _Catalogue(
-        ingested=ingested,
-        items=told,
-        cluster_N=table["cluster"],
-        features=load_features(items, towers_folder=partial),
-        towers=towers,
-        classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
-        known=known,
-        copies=_copy_pictures(items, known, towers_folder=partial, seed=params.seed),
-    )
-    fit = _solve_changes if catalogue.copies else _fit_epochs
-    fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
-    fusion.late.order(embed_views(fusion, select_rows(catalogue.features, known)))
-    save_fusion(fusion, config, towers.shapes, folder=partial, canvas=read_canvas(ingested / "ingest.json"))
-    write_json(partial / "history.json", history)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with replace_folder(out) as folder:
+        export_towers(visual, text, folder)
+        towers = Towers(folder)
+        known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
+        catalogue = _Catalogue(
+            ingested=ingested,
+            items=told,
+            cluster_N=table["cluster"],
+            features=load_features(items, towers_folder=folder),
+            towers=towers,
+            classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
+            known=known,
+            copies=_copy_pictures(items, known, towers_folder=folder, seed=params.seed),
+        )
+        fit = _solve_changes if catalogue.copies else _fit_epochs
+        fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
+        fusion.late.order(embed_views(fusion, select_rows(catalogue.features, known)))
+        save_fusion(fusion, config, towers.shapes, folder=folder, canvas=read_canvas(ingested / "ingest.json"))
+        write_json(folder / "history.json", history)
     if tune_params.epochs:
         forget_checkpoints(out)
 

@@ -14,7 +14,7 @@ import pandas as pd
 from cbir.errors import CbirError, ValidationError
 from cbir.expectations import ROW, run_suite
 from cbir.params import ValidateParams, hint_at, load_section
-from cbir.records import read_items, read_table, write_json
+from cbir.records import read_items, read_table, replace_folder, write_json
 
 NAMED = 10
 SEVERITIES = ("error", "warning")
@@ -32,28 +32,22 @@ def validate(ingested: Path, suites: Path, out: Path, *, suite: str, report: Pat
     expectations = _read_suite(suites / f"{suite}.json")
     frame = describe_items(ingested)
     _check_columns(expectations, list(frame.columns), path=suites / f"{suite}.json")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    results = [_summarise(r) for r in run_suite(frame, expectations, name=suite, docs=partial / "docs")]
-    if len(results) != len(expectations):
-        raise ValidationError(f"{suites / suite}.json: some expectations were not run; correct their type and kwargs.")
-    shutil.rmtree(report, ignore_errors=True)
-    failed = [r for r in results if not r["success"] and r["severity"] == "error"]
-    if failed:
-        _move(partial / "docs", report)
-        shutil.rmtree(partial)
-        said = "\n".join(map(_explain, failed))
-        raise ValidationError(f"The data is not valid:\n{said}\n  Data Docs: {report / 'index.html'}")
-    document = {"suite": suite, "rows": len(frame), "success": True, "results": results}
-    write_json(partial / "validation.json", document)
-    _move(partial, out)
+    with replace_folder(out) as folder:
+        results = [_summarise(r) for r in run_suite(frame, expectations, name=suite, docs=folder / "docs")]
+        if len(results) != len(expectations):
+            raise ValidationError(
+                f"{suites / suite}.json: some expectations were not run; correct their type and kwargs."
+            )
+        shutil.rmtree(report, ignore_errors=True)
+        failed = [r for r in results if not r["success"] and r["severity"] == "error"]
+        if failed:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / "docs", report)
+            said = "\n".join(map(_explain, failed))
+            raise ValidationError(f"The data is not valid:\n{said}\n  Data Docs: {report / 'index.html'}")
+        document = {"suite": suite, "rows": len(frame), "success": True, "results": results}
+        write_json(folder / "validation.json", document)
     return document
-
-
-def _move(folder: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(folder, final)
 
 
 def describe_items(ingested: Path) -> pd.DataFrame:

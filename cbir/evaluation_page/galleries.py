@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from cbir.evaluation_page.tables import QUERIES, place_task
-from cbir.images import decode_png, load_query_image
+from cbir.images import decode_png, load_query_image, make_thumbnail
 from cbir.index import Hit
 from cbir.report import render_gallery, render_hits
 
@@ -73,8 +72,6 @@ def _show_item(items: pa.Table, row: int, *, score: float, label: str | None = N
 
 
 def _show(picture: Image.Image, *, id_: str, caption: str, label: str, score: float) -> Hit:
-    buffer = io.BytesIO()
-    picture.resize((SIDE, SIDE)).save(buffer, "JPEG", quality=85)
     return Hit(
         id=id_,
         score=float(score),
@@ -82,5 +79,5 @@ def _show(picture: Image.Image, *, id_: str, caption: str, label: str, score: fl
         label=label,
         source_path="",
         attributes={},
-        thumbnail=buffer.getvalue(),
+        thumbnail=make_thumbnail(picture, side=SIDE),
     )
