@@ -21,12 +21,8 @@ from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 data = typer.Typer(no_args_is_help=True, help="Import pictures.")
-app.add_typer(data, name="data")
-app.add_typer(release_commands.app, name="releases")
-app.command()(release_commands.lineage)
-app.command()(release_commands.repro)
-app.command()(experiment_commands.tune)
-app.command()(experiment_commands.crossval)
+DAILY, RELEASES, FIGURES = "Every day", "Releases", "Figures and experiments"  # how `--help` groups commands
+app.add_typer(data, name="data", rich_help_panel=DAILY)
 
 UPLOADS = ("retrain", "deploy", "demo")  # of whole models: these wait for a registry as long as MLflow does
 WAIT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds, of the others
@@ -70,6 +66,23 @@ def set_up(
         set_defaults(WAIT)
 
 
+@app.command(rich_help_panel=DAILY)
+def demo() -> None:
+    """The main job on the embedded default: import OpenMoji, retrain, ask."""
+    from cbir.demo import show_release
+    from cbir.evaluation_page import write_evaluation_page
+    from cbir.sources import import_source
+
+    workspace = find_workspace()
+    report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
+    typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
+    summary = _run_retrain(workspace)
+    _exit_where_stopped(summary)
+    typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
+    typer.echo(show_release(workspace))
+    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
+
+
 @data.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
@@ -84,7 +97,7 @@ def import_(
         typer.echo(f"  {reason}", err=True)
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
 def query(
     text: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
@@ -119,7 +132,7 @@ def query(
         webbrowser.open(path.as_uri())
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
 def retrain() -> None:
     """Version the data, run the stages, register, publish, check, compare, promote.
 
@@ -130,7 +143,7 @@ def retrain() -> None:
     _exit_where_stopped(summary)
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
 def refresh(
     most_deleted: Annotated[float, typer.Option(min=0, max=1, help="Share of the rows that may go.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -151,7 +164,7 @@ def refresh(
     typer.echo(json.dumps(found) if as_json else f"Release {found['version']}: {', '.join(counts)}.")
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASES)
 def gate(
     explain: Annotated[bool, typer.Option("--explain", help="Print the rules of the last decision.")] = False,
     override: Annotated[bool, typer.Option("--override", help="Promote a release that did not pass.")] = False,
@@ -179,7 +192,7 @@ def gate(
     typer.echo(json.dumps(document, indent=2) if as_json else format_decision(document))
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
 def deploy() -> None:
     """Retrain on the schedule in params.yaml, and by hand from Prefect's pages, until interrupted."""
     from flows.deploy import serve_retrain
@@ -187,7 +200,7 @@ def deploy() -> None:
     serve_retrain(find_workspace())
 
 
-@app.command()
+@app.command(rich_help_panel=FIGURES)
 def report() -> None:
     """Write a page of the last training and evaluation: figures, curves, best and worst queries."""
     from cbir.evaluation_page import write_evaluation_page
@@ -195,7 +208,7 @@ def report() -> None:
     typer.echo(str(write_evaluation_page(find_workspace())))
 
 
-@app.command()
+@app.command(rich_help_panel=FIGURES)
 def evaluate(
     source: Annotated[str, typer.Option("--data", help="A folder of pictures in any layout that can be imported.")],
     release: Annotated[str, typer.Option(help="Whose encoder: its number, or an alias.")] = "champion",
@@ -209,23 +222,6 @@ def evaluate(
     lines = [json.dumps(found.metrics, indent=2)] if as_json else list_figures(found.metrics)
     typer.echo("\n".join(lines))
     typer.echo(f"{json.dumps(found.metrics['counts'])}\n{found.page}", err=True)
-
-
-@app.command()
-def demo() -> None:
-    """The main job on the embedded default: import OpenMoji, retrain, ask."""
-    from cbir.demo import show_release
-    from cbir.evaluation_page import write_evaluation_page
-    from cbir.sources import import_source
-
-    workspace = find_workspace()
-    report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
-    typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
-    summary = _run_retrain(workspace)
-    _exit_where_stopped(summary)
-    typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
-    typer.echo(show_release(workspace))
-    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:
@@ -250,6 +246,13 @@ def _exit_where_stopped(summary: dict[str, Any]) -> None:
             err=True,
         )
         raise typer.Exit(status)
+
+
+app.add_typer(release_commands.app, name="releases", rich_help_panel=RELEASES)
+app.command(rich_help_panel=RELEASES)(release_commands.lineage)
+app.command(rich_help_panel=RELEASES)(release_commands.repro)
+app.command(rich_help_panel=FIGURES)(experiment_commands.tune)
+app.command(rich_help_panel=FIGURES)(experiment_commands.crossval)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Shapes: N items, P training items, B batch, L labels.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,9 @@ def train(
     torch.use_deterministic_algorithms(True)
     items, table = _read_split_items(ingested, split)
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
-    if len(rows["train"]) < LEAST_ITEMS:
-        raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {LEAST_ITEMS} more.")
+    lacking = LEAST_ITEMS - len(rows["train"])
+    if lacking > 0:
+        raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {lacking} more.")
     told = items.drop_columns(["image"])  # rows taken of pictures would be copies of all of them
     captions = [text for texts in lend_names(told.take(rows["train"]))["captions"].to_pylist() for text in texts]
     textured = not TEXTURES.isdisjoint(params.late)
@@ -102,13 +103,19 @@ def train(
             known=known,
             copies=_copy_pictures(items, known, towers_folder=folder, seed=params.seed),
         )
-        fit = _solve_changes if catalogue.copies else _fit_epochs
-        fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
-        fusion.late.order(embed_views(fusion, select_rows(catalogue.features, known)))
-        save_fusion(fusion, config, towers.shapes, folder=folder, canvas=read_canvas(ingested / "ingest.json"))
-        write_json(folder / "history.json", history)
+        _write_fusion(folder, catalogue, rows, params=params)
     if tune_params.epochs:
         forget_checkpoints(out)
+
+
+def _write_fusion(folder: Path, catalogue: _Catalogue, rows: Mapping[str, np.ndarray], *, params: TrainParams) -> None:
+    """Fit the fusion, turn its space so that the first dimensions say most, and write it with its history."""
+    fit = _solve_changes if catalogue.copies else _fit_epochs
+    fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
+    fusion.late.order(embed_views(fusion, select_rows(catalogue.features, catalogue.known)))
+    canvas = read_canvas(catalogue.ingested / "ingest.json")
+    save_fusion(fusion, config, catalogue.towers.shapes, folder=folder, canvas=canvas)
+    write_json(folder / "history.json", history)
 
 
 @dataclass(frozen=True, kw_only=True)
