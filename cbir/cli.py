@@ -215,13 +215,13 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a release on other data, all of it test items; data/ stays as it is. Writes a page into reports/."""
-    from cbir.outside import evaluate_outside, list_figures, locate_encoder
+    from cbir.outside import describe_counts, evaluate_outside, list_figures, locate_encoder
 
     workspace = find_workspace()
     found = evaluate_outside(source, encoder_folder=locate_encoder(workspace, release), workspace=workspace)
     lines = [json.dumps(found.metrics, indent=2)] if as_json else list_figures(found.metrics)
     typer.echo("\n".join(lines))
-    typer.echo(f"{json.dumps(found.metrics['counts'])}\n{found.page}", err=True)
+    typer.echo(f"{describe_counts(found.metrics['counts'])}\n{found.page}", err=True)
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:

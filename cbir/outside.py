@@ -50,8 +50,9 @@ def locate_encoder(workspace: Path, release: str) -> Path:
 def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> Evaluation:
     """Import ``source`` into a temporary place, score the encoder on all of it, and write a page into ``reports/``.
 
-    The workspace's parameters hold; its data stays as it is. Where the workspace has been split, the counts say how
-    many of the items have a near duplicate among those that it trains on.
+    The workspace's parameters hold, but pictures are fitted as those that the encoder learned from; its data stays as
+    it is. Where the workspace has been split, the counts say how many of the items have a near duplicate among those
+    that it trains on.
 
     Raises:
         SourceError: the source cannot be imported, or has nothing to ask.
@@ -66,6 +67,7 @@ def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> E
         place = Path(folder)
         import_source(source, name=name, raw=place / "raw")
         params = load_section(workspace / "params.yaml", "ingest", IngestParams)
+        params = replace(params, image_size=encoder.canvas.size, background=encoder.canvas.background)
         counts = ingest(place / "raw", place / "ingested", params=params)
         gallery, near = _open_gallery(place / "ingested", encoder_folder=encoder_folder, workspace=workspace)
         sliced = read_items(place / "ingested", columns=COLUMNS)
@@ -87,6 +89,13 @@ def list_figures(metrics: dict[str, Any]) -> list[str]:
             figures = "".join(f"{100 * row[name]:>8.1f}" if name in row else f"{'-':>8}" for name in FIGURES)
             lines.append(f"{task:<18}{system:<14}{row['queries']:>8}{figures}")
     return lines
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """What was evaluated, in a sentence."""
+    near = counts.get("items_near_training")
+    known = "" if near is None else f"; {near:,} of them have a near duplicate among the items that were trained on"
+    return f"{counts['items']:,} items, {counts['quarantined']:,} that cannot be used{known}."
 
 
 def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:

@@ -39,6 +39,7 @@ def test_the_command_scores_the_champion_on_a_folder_and_leaves_the_data_alone(l
     assert 0 < metrics["text_to_image"]["fused"]["map"] <= 1
     page = live / "reports/evaluation-others.html"
     assert str(page) in done.stderr
+    assert "12 items, 0 that cannot be used; 0 of them have a near duplicate among the items" in done.stderr
     assert "Evaluation on others" in page.read_text()
     assert list_files(live / "data") == before
     assert not list((live / ".cbir").glob("outside-*"))
