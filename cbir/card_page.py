@@ -106,10 +106,7 @@ def list_tables(card: Card) -> list[tuple[str, str, Table]]:
         (
             f"Figures, against {against}",
             "In percent, on each release's own test items, with 95 % intervals over clusters of near duplicates.",
-            (
-                ["", "this", "95 % interval", "champion", "difference"],
-                [[figure.metric, *_format_figure(figure)] for figure in card.figures],
-            ),
+            _compare([""], [([figure.metric], figure) for figure in card.figures], card),
         )
     ]
     if card.gate:
@@ -121,14 +118,20 @@ def list_tables(card: Card) -> list[tuple[str, str, Table]]:
     if card.differences:
         tables.append(_list_differences(card, against))
     if card.slices:
-        rows = [[part, figure.metric, *_format_figure(figure)] for part, figure in card.slices]
-        header = ["slice", "metric", "this", "95 % interval", "champion", "difference"]
-        tables.append(("Slices", "In percent; slices with too few queries are left out.", (header, rows)))
+        table = _compare(["slice", "metric"], [([part, figure.metric], figure) for part, figure in card.slices], card)
+        tables.append(("Slices", "In percent; slices with too few queries are left out.", table))
     if card.against and card.differences:
         tables.append(_list_worse(card, against))
     if card.validation:
         tables.append(_list_validation(card))
     return tables
+
+
+def _compare(names: list[str], rows: Sequence[tuple[list[str], Figure]], card: Card) -> Table:
+    """Figures beside the champion's, where there is one."""
+    kept = None if card.against else -2
+    header = [*names, "this", "95 % interval", "champion", "difference"]
+    return header[:kept], [[*named, *_format_figure(figure)][:kept] for named, figure in rows]
 
 
 def _list_differences(card: Card, against: str) -> tuple[str, str, Table]:

@@ -59,6 +59,7 @@ def test_the_first_release_has_nothing_to_be_compared_with(registry: Registry, t
     card = gather(registry, tmp_path, "1")
     assert (card.against, card.differences, card.worse) == (None, [], [])
     assert "no champion" in render_markdown(card)
+    assert "| difference" not in render_markdown(card)
 
 
 def test_the_card_is_logged_and_its_short_form_is_on_the_versions_page(registry: Registry, tmp_path: Path) -> None:
