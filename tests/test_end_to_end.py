@@ -29,7 +29,11 @@ def test_a_folder_becomes_a_live_release_that_answers(workspace: Path, catalogue
     assert {hit["label"] for hit in same} == {"red"}
 
     wrong = cbir(workspace, "query", "a square", "--where", "colour = 'red'")
-    assert (wrong.returncode, "columns:" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)
+    assert (wrong.returncode, "there is no column colour" in wrong.stderr, "Traceback" in wrong.stderr) == (
+        2,
+        True,
+        False,
+    )
 
     again = cbir(workspace, "retrain")
     assert json.loads(again.stdout) == summary | {"outcome": "unchanged"}
