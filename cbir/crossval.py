@@ -177,7 +177,7 @@ def _measure(
     vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
     figures: dict[str, float] = {}
     gains: dict[str, float] = {}
-    for query_set in list_query_sets(gallery):
+    for query_set in list_query_sets(gallery, reads_words=encoder.reads_words):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors)
         ours = find_fused(systems)
         if ours is None:

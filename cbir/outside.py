@@ -140,6 +140,7 @@ def _score(gallery: Gallery, items: pa.Table, *, encoder: Encoder, workspace: Pa
     score_gallery(board, encoder, gallery)
     if not board.summary:
         raise SourceError(
-            "These pictures ask nothing: give them captions, labels or groups, each shared by two; see docs/data.md."
+            "These pictures ask nothing that the release can answer, which reads no words: give them labels or groups, "
+            "each shared by two; see docs/data.md."
         )
     return board

@@ -31,6 +31,7 @@ from cbir.golden import GoldenQueries
 from cbir.label_names import list_names
 from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
 
+OF_PICTURES = ("copy", "label", "duplicate")  # query sets that can do without words
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
 Vectors = Mapping[str, np.ndarray]
 
@@ -62,7 +63,7 @@ def measure_encoder(encoder: Encoder, gallery: Gallery, *, ks: Sequence[int]) ->
         TrainingError: the encoder's scores are not numbers.
     """
     vectors = embed_views(encoder, gallery.features)
-    for query_set in list_query_sets(gallery):
+    for query_set in list_query_sets(gallery, reads_words=encoder.reads_words):
         for system, score in run_encoder(encoder, gallery, query_set, vectors=vectors).items():
             yield measure_system(gallery, query_set, system=system, score=score, ks=ks)
 
@@ -126,8 +127,8 @@ def judge_rows(query_set: QuerySet, start: int, stop: int) -> Qrels:
     return Qrels(start_Q1, item_J[order_J], np.ones(len(item_J)))
 
 
-def list_query_sets(gallery: Gallery) -> list[QuerySet]:
-    """The query sets that have queries, each query with something relevant."""
+def list_query_sets(gallery: Gallery, *, reads_words: bool = True) -> list[QuerySet]:
+    """The query sets that have queries, each query with something relevant; without words, those of pictures alone."""
     own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
     sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
     if gallery.copies is not None:
@@ -136,7 +137,7 @@ def list_query_sets(gallery: Gallery) -> list[QuerySet]:
     sets.append(_ask_names(gallery))
     sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery))
     sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
-    return [one for one in sets if len(one.ids)]
+    return [one for one in sets if len(one.ids) and (reads_words or one.name in OF_PICTURES)]
 
 
 def _ask_items(

@@ -86,7 +86,7 @@ def score_gallery(board: Scoreboard, encoder: Encoder, gallery: Gallery) -> None
         TrainingError: the encoder's scores are not numbers.
     """
     vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
-    for query_set in list_query_sets(gallery):
+    for query_set in list_query_sets(gallery, reads_words=encoder.reads_words):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors) | rivals.answer(query_set)
         for system, score in systems.items():
             answers = measure_system(gallery, query_set, system=system, score=score, ks=board.params.k)

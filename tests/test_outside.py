@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,13 @@ def test_pictures_alone_are_asked_for_by_changed_copies_of_them(live: Path, tmp_
     assert "A changed copy of a picture" in found.page.read_text()
 
 
-def test_pictures_that_ask_nothing_are_refused(live: Path, tmp_path: Path) -> None:
-    others = draw_others(tmp_path / "others", captions=False)
-    for number, picture in enumerate(sorted(others.iterdir())):
-        (others / f"class {number}").mkdir()
-        picture.rename(others / f"class {number}" / picture.name)
-    with pytest.raises(SourceError, match="give them captions, labels or groups"):
-        evaluate_outside(str(others), encoder_folder=live / "data/encoder", workspace=live)
+def test_captions_ask_nothing_of_an_encoder_that_reads_no_words(live: Path, tmp_path: Path) -> None:
+    deaf = Path(shutil.copytree(live / "data/encoder", tmp_path / "encoder"))
+    config = json.loads((deaf / "encoder.json").read_text())
+    (deaf / "encoder.json").write_text(json.dumps(config | {"words": 0}))
+    others = draw_others(tmp_path / "others")
+    with pytest.raises(SourceError, match="reads no words: give them labels or groups"):
+        evaluate_outside(str(others), encoder_folder=deaf, workspace=live)
 
 
 def test_a_release_that_is_not_live_is_refused(live: Path) -> None:

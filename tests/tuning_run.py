@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,14 @@ def make_tuning(
     towers = TowerParams(visual=name, visual_weights=str(folder / "tiny.safetensors"), text=name)
     load_open_clip.cache_clear()  # or the model would be the last tuning's, trained
     visual, text = build_visual(towers), build_text(towers, captions=[])
-    text.save_tokenizer(folder)
+    scratch = Path(tempfile.mkdtemp(dir=folder))  # of each rank: another would read it half written
+    text.save_tokenizer(scratch)
     settings = {"epochs": 3, "batch_size": 16, "tower_rate": 1e-3, "accelerator": "cpu"} | params
     return FineTuning(
         TwoTowers(visual, text, dimensions=32, similarity="cosine", one_space=True),
         draw_squares(count, captions=captions),
         draw_squares(8, captions=captions, seed=100),
-        tokenizer=open_tokenizer(folder, max_tokens=20),
+        tokenizer=open_tokenizer(scratch, max_tokens=20),
         loss=loss or make_pair_loss("info_nce", temperature=0.1, similarity="cosine"),
         params=FineTuneParams(**settings),
         faults=folder / "faults.json",
