@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -82,9 +83,10 @@ def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
 def _render_hit(hit: Hit, *, framed: bool) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
     seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
+    score = "" if math.isnan(hit.score) else f"{hit.score:.3f}"
     figure = "<figure class=found>" if framed else "<figure>"
     return (
         f'{figure}<img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
         f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
-        f"<br><span class=score>{hit.score:.3f}{seen}</span></figcaption></figure>"
+        f"<br><span class=score>{score}{seen}</span></figcaption></figure>"
     )

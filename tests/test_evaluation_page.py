@@ -166,6 +166,7 @@ def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_fra
     )
     assert best < page.index(">asks<") < page.index("figure class=found") < page.index("0.875") < worst
     assert page.count("class=found") == 1
+    assert ">nan" not in page, "what asks has no score"
     assert ">asks<" not in page[worst:], "words alone have no picture"
 
 

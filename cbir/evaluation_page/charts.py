@@ -10,6 +10,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = tuple(TABLEAU_COLORS.values())
 FEW = 6  # lines whose legend is one column
@@ -27,6 +28,7 @@ def draw_history(history: list[dict[str, Any]]) -> str:
     for axes, (label, group) in zip(_list_axes(figure, len(groups), columns=2), groups, strict=False):
         for name, points in group.items():
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(axes, title=label, x="epoch", y="")
     return _to_svg(figure)
 

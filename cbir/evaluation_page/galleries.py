@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cbir.index import Hit
 from cbir.report import render_gallery, render_hits
 
 SIDE = 128  # pixels
+ASKS = math.nan  # the score of what asks: none
 
 
 def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
@@ -32,7 +34,7 @@ def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
 def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str, int], *, kind: str) -> str:
     words = query["words"] or query["query"]
     title = f"<h3>{kind}, average precision {query['average_precision']:.2f}: {html.escape(words)}</h3>"
-    asks = [_show_item(items, rows[query["picture"]], score=1.0, label="asks")] if query["picture"] in rows else []
+    asks = [_show_item(items, rows[query["picture"]], score=ASKS, label="asks")] if query["picture"] in rows else []
     hits = [hit for hit in query["hits"] if hit["id"] in rows]
     shown = [_show_item(items, rows[hit["id"]], score=hit["score"]) for hit in hits]
     framed = [place for place, hit in enumerate(hits, start=len(asks)) if hit["relevant"]]
@@ -55,7 +57,7 @@ def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, fold
 
 
 def _show_query(query: Mapping[str, Any], path: Path) -> Hit:
-    return _show(load_query_image(path), id_=query["query"], caption="the query's picture", label="", score=1.0)
+    return _show(load_query_image(path), id_=query["query"], caption="the query's picture", label="", score=ASKS)
 
 
 def _show_item(items: pa.Table, row: int, *, score: float, label: str | None = None) -> Hit:
