@@ -15,6 +15,7 @@ from small_releases import NOW, make_registry, make_release
 from cbir.errors import RegistryError, ReleaseError
 from cbir.gate_report import shorten_reasons
 from cbir.registry import Registry, Release
+from cbir.registry.trials import TrialRuns
 from flows.retrain import promote
 
 
@@ -188,6 +189,8 @@ def test_a_database_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "mlflow.db").write_bytes(b"garbage" * 1000)
     with pytest.raises(RegistryError, match=r"mlflow\.db is no database .*restore it from a backup, or move it away"):
         Registry(tmp_path, name="cbir")
+    with pytest.raises(RegistryError, match=r"mlflow\.db is no database"):
+        TrialRuns(tmp_path, name="cbir", study="first")
 
 
 def test_a_release_is_found_by_its_aliases_too(registry: Registry, tmp_path: Path) -> None:

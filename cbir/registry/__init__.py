@@ -52,9 +52,7 @@ class Registry:
         self._workspace = workspace
         self._uri = find_tracking(workspace)
         if self._uri == _name_database(workspace):
-            database = workspace.resolve() / DATABASE
-            check_database(database)
-            follow_workspace(database, workspace.resolve() / "mlartifacts")
+            follow_workspace(workspace.resolve() / DATABASE, workspace.resolve() / "mlartifacts")
         self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
         self._artifacts = Artifacts(self._client, uri=self._uri, workspace=workspace)
 
@@ -350,8 +348,16 @@ class Registry:
 
 
 def find_tracking(workspace: Path) -> str:
-    """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or SQLite in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI", _name_database(workspace))
+    """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or SQLite in the workspace.
+
+    Raises:
+        RegistryError: the workspace's file is no database.
+    """
+    own = _name_database(workspace)
+    uri = os.environ.get("MLFLOW_TRACKING_URI", own)
+    if uri == own:
+        check_database(workspace.resolve() / DATABASE)
+    return uri
 
 
 def _name_database(workspace: Path) -> str:
