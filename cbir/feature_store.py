@@ -24,13 +24,8 @@ from cbir.encoder import Features
 from cbir.errors import WorkspaceError
 
 KEYS = "keys"
-DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    BadZipFile,
-)  # what NumPy raises of a file that is torn or not its own
+# What NumPy raises of a file that is torn, or not its own.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, BadZipFile)
 
 
 class FeatureStore:

@@ -2,8 +2,6 @@
 
 Folders by class have no captions. The names of labels lend words to items of training that have none; what is searched
 never gets them.
-
-Shapes: N items.
 """
 
 from __future__ import annotations

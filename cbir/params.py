@@ -30,21 +30,6 @@ LossName = Literal[
     "supervised_contrastive",
     "multi_similarity",
 ]
-SECTIONS = (
-    "ingest",
-    "validate",
-    "split",
-    "towers",
-    "finetune",
-    "train",
-    "embed",
-    "evaluate",
-    "release",
-    "gate",
-    "tune",
-    "schedule",
-    "notify",
-)
 NonNegative = Annotated[float, Field(ge=0)]
 
 
@@ -267,6 +252,23 @@ class TuneParams:
     search: dict[str, SearchRange] = Field(default_factory=dict)
     metric: Literal["validation", "map", "hit@10"] = "validation"
     seed: int = Field(0, ge=0)
+
+
+SECTIONS: dict[str, type] = {
+    "ingest": IngestParams,
+    "validate": ValidateParams,
+    "split": SplitParams,
+    "towers": TowerParams,
+    "finetune": FineTuneParams,
+    "train": TrainParams,
+    "embed": EmbedParams,
+    "evaluate": EvaluateParams,
+    "release": ReleaseParams,
+    "gate": GateParams,
+    "tune": TuneParams,
+    "schedule": ScheduleParams,
+    "notify": NotifyParams,
+}
 
 
 def load_section(path: Path, name: str, section: type[S]) -> S:

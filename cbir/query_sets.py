@@ -220,9 +220,8 @@ def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vect
         case "duplicate":
             return {"fused": compare(image[rows], image)}
         case "label":
-            told = (
-                vectors if gallery.features.has_text_B.any() else {"fused_both": both}
-            )  # else all are one, or nothing
+            # without words the view of both is that of the picture, and that of words is nothing
+            told = vectors if gallery.features.has_text_B.any() else {"fused_both": both}
             return {name: compare(vector_ND[rows], vector_ND) for name, vector_ND in told.items()}
         case "label_name":
             return {"fused": compare(encoder.fuse(read_names(encoder, gallery, query_set.ids)), both)}

@@ -93,7 +93,7 @@ class Searcher:
         if text and not self.reads_words:
             raise QueryError(
                 f"Release {self.release.version} was trained on pictures without captions or labels and reads no "
-                "words; search with --image FILE alone, or import captions and run `cbir-ops retrain`."
+                "words; search with --image FILE alone, or import captions or labels and run `cbir-ops retrain`."
             )
         if verify and image is None:
             raise QueryError("--verify looks for the places of a picture; give --image FILE too.")

@@ -6,38 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from cbir.params import (
-    EmbedParams,
-    EvaluateParams,
-    FineTuneParams,
-    GateParams,
-    IngestParams,
-    NotifyParams,
-    ReleaseParams,
-    ScheduleParams,
-    SplitParams,
-    TowerParams,
-    TrainParams,
-    TuneParams,
-    ValidateParams,
-    load_section,
-)
-
-SECTIONS: dict[str, type] = {
-    "ingest": IngestParams,
-    "validate": ValidateParams,
-    "split": SplitParams,
-    "towers": TowerParams,
-    "finetune": FineTuneParams,
-    "train": TrainParams,
-    "embed": EmbedParams,
-    "evaluate": EvaluateParams,
-    "release": ReleaseParams,
-    "gate": GateParams,
-    "tune": TuneParams,
-    "schedule": ScheduleParams,
-    "notify": NotifyParams,
-}
+from cbir.params import SECTIONS, load_section
 
 
 @task(name="check the parameters", task_run_name="check the parameters")

@@ -8,40 +8,9 @@ import pytest
 import yaml
 
 from cbir.errors import ParamsError
-from cbir.params import SECTIONS as KNOWN
-from cbir.params import (
-    EmbedParams,
-    EvaluateParams,
-    FineTuneParams,
-    GateParams,
-    IngestParams,
-    NotifyParams,
-    ReleaseParams,
-    ScheduleParams,
-    SplitParams,
-    TowerParams,
-    TrainParams,
-    TuneParams,
-    ValidateParams,
-    load_section,
-)
+from cbir.params import SECTIONS, IngestParams, ReleaseParams, SplitParams, TrainParams, TuneParams, load_section
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = {
-    "ingest": IngestParams,
-    "validate": ValidateParams,
-    "split": SplitParams,
-    "towers": TowerParams,
-    "finetune": FineTuneParams,
-    "embed": EmbedParams,
-    "gate": GateParams,
-    "tune": TuneParams,
-    "schedule": ScheduleParams,
-    "notify": NotifyParams,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "release": ReleaseParams,
-}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -160,4 +129,4 @@ def test_a_section_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_every_section_of_our_own_file_is_known() -> None:
-    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) == set(KNOWN) == set(SECTIONS)
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) == set(SECTIONS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from raw_files import png, put
 
 from cbir.errors import SourceError
 from cbir.records import read_jsonl
@@ -19,22 +19,11 @@ from cbir.sources.openmoji import base_points, read_emojis, read_relative
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default
 
 
-def png(colour: str = "red") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "mine"
     path.mkdir()
     return path
-
-
-def put(folder: Path, name: str, data: bytes) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(data)
 
 
 def imported(source: Path) -> dict[str, dict[str, Any]]:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from raw_files import put
 
 from cbir.records import read_jsonl
 from cbir.sources import ImportReport, import_source
 from cbir.sources.splits import find_split_folders, name_split
-
-
-def png(colour: str = "red") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -27,11 +20,6 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "mine"
     path.mkdir()
     return path
-
-
-def put(folder: Path, name: str, data: bytes | None = None) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(png() if data is None else data)
 
 
 def put_lines(folder: Path, name: str, *rows: dict[str, Any]) -> None:
