@@ -5,7 +5,7 @@ does not (Saunders et al. 1998, Ridge regression learning algorithm in dual vari
 the subset of regressors of Williams & Seeger 2001). What is trained on top of it learns from predictions for items
 that the regression did not see (Wolpert 1992, Stacked generalization), so that it learns how far to trust them.
 
-Shapes: N items, B batch, F features in blocks, M landmarks, O outputs.
+Shapes: N items, B batch, F features in blocks, C of blocks that are compared, M landmarks, O outputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RIDGE = 0.1  # as a share of the kernel's mean diagonal
 CLIP = 5.0
 MOST_LANDMARKS = 4096
 FOLDS = 5
-Blocks = Sequence[tuple[int, float]]  # width and weight of each block of features
+Blocks = Sequence[tuple[int, float]]  # width and weight of each block of features; one of weight 0 is not compared
 
 
 class KernelHead(nn.Module):
@@ -31,7 +31,7 @@ class KernelHead(nn.Module):
 
     mean_F: torch.Tensor
     scale_F: torch.Tensor
-    landmark_MF: torch.Tensor
+    landmark_MC: torch.Tensor
     weight_MO: torch.Tensor
     bias_O: torch.Tensor
 
@@ -41,7 +41,8 @@ class KernelHead(nn.Module):
         self.blocks = tuple(blocks)
         self.register_buffer("mean_F", torch.zeros(width))
         self.register_buffer("scale_F", torch.ones(width))
-        self.register_buffer("landmark_MF", torch.zeros(landmarks, width, dtype=torch.float16))
+        compared = sum(width for width, weight in blocks if weight > 0)
+        self.register_buffer("landmark_MC", torch.zeros(landmarks, compared, dtype=torch.float16))
         self.register_buffer("weight_MO", torch.zeros(landmarks, outputs))
         self.register_buffer("bias_O", torch.zeros(outputs))
 
@@ -50,18 +51,19 @@ class KernelHead(nn.Module):
         return ((x_BF - self.mean_F) / self.scale_F).clamp(-CLIP, CLIP)
 
     def normalise(self, x_BF: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (B, F) in which each block has its weight, whatever its width."""
+        """Unit vectors (B, C) in which each block has its weight, whatever its width."""
         total = sum(weight for _, weight in self.blocks)
         parts = torch.split(self.standardise(x_BF), [width for width, _ in self.blocks], dim=1)
         scaled = [
             F.normalize(part, dim=1) * (weight / total) ** 0.5
             for part, (_, weight) in zip(parts, self.blocks, strict=True)
+            if weight > 0
         ]
         return torch.cat(scaled, dim=1)
 
     def compare(self, x_BF: torch.Tensor) -> torch.Tensor:
         """Kernel of the rows to the landmarks, (B, M), in (0, 1]."""
-        return torch.exp(-SHARPNESS * (1 - self.normalise(x_BF) @ self.landmark_MF.to(x_BF.dtype).T))
+        return torch.exp(-SHARPNESS * (1 - self.normalise(x_BF) @ self.landmark_MC.to(x_BF.dtype).T))
 
     def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
         """Outputs (B, O)."""
@@ -86,7 +88,7 @@ def fit_kernel_head(
     x = torch.from_numpy(x_NF.astype(np.float32))
     head.mean_F.copy_(x.mean(0))
     head.scale_F.copy_(x.std(0) + 1e-4)
-    head.landmark_MF.copy_(head.normalise(x[chosen]).half())
+    head.landmark_MC.copy_(head.normalise(x[chosen]).half())
     kernel_NM = head.compare(x).numpy()
     weight_MO, bias_O = _solve(kernel_NM, target_NO, landmarks=chosen)
     head.weight_MO.copy_(torch.from_numpy(weight_MO))

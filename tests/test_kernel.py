@@ -22,9 +22,11 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     return x_NF, np.stack([x_NF[:, 0] > 0, x_NF[:, 3:].sum(1)], axis=1).astype(np.float32)
 
 
-def fit(x_NF: np.ndarray, target_NO: np.ndarray) -> tuple[kernel.KernelHead, np.ndarray]:
+def fit(
+    x_NF: np.ndarray, target_NO: np.ndarray, *, blocks: kernel.Blocks = BLOCKS
+) -> tuple[kernel.KernelHead, np.ndarray]:
     fold_N = np.arange(len(x_NF)) % 5
-    return fit_kernel_head(x_NF, target_NO, blocks=BLOCKS, fold_N=fold_N, rng=np.random.default_rng(0))
+    return fit_kernel_head(x_NF, target_NO, blocks=blocks, fold_N=fold_N, rng=np.random.default_rng(0))
 
 
 def test_a_head_is_scikit_learns_kernel_ridge_on_its_normalised_blocks(rows: tuple[np.ndarray, np.ndarray]) -> None:
@@ -44,7 +46,7 @@ def test_fewer_landmarks_than_items_predict_nearly_the_same(
     full = fit(x_NF, target_NO)[0](torch.from_numpy(x_NF)).numpy()
     monkeypatch.setattr(kernel, "MOST_LANDMARKS", 45)
     few = fit(x_NF, target_NO)[0]
-    assert len(few.landmark_MF) == 45
+    assert len(few.landmark_MC) == 45
     assert np.corrcoef(few(torch.from_numpy(x_NF)).numpy()[:, 1], full[:, 1])[0, 1] > 0.95
 
 
@@ -68,3 +70,12 @@ def test_a_cluster_is_in_one_fold(clusters: list[int], seed: int) -> None:
     fold_N = draw_folds(np.array(clusters), rng=np.random.default_rng(seed))
     assert all(len({f for f, c in zip(fold_N, clusters, strict=True) if c == one}) == 1 for one in set(clusters))
     assert set(fold_N) <= set(range(kernel.FOLDS))
+
+
+def test_a_block_of_no_weight_is_neither_compared_nor_kept(rows: tuple[np.ndarray, np.ndarray]) -> None:
+    x_NF, target_NO = rows
+    head, crossed = fit(x_NF, target_NO, blocks=((3, 0.0), (5, 2.0)))
+    alone, crossed_alone = fit(x_NF[:, 3:], target_NO, blocks=((5, 2.0),))
+    assert head.landmark_MC.shape == (60, 5)
+    assert torch.allclose(head(torch.from_numpy(x_NF)), alone(torch.from_numpy(x_NF[:, 3:])), atol=1e-4)
+    assert np.allclose(crossed, crossed_alone, atol=1e-4)

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import scipy.linalg
 import torch
 from conftest import COLOURS, TINY, draw
 
 from cbir.errors import TowerError
 from cbir.params import TowerParams
+from cbir.towers import pooling
 from cbir.towers.export import export_towers
 from cbir.towers.imagenet import read_classes
-from cbir.towers.pooling import average_cells, pool_attention, pool_gem, pool_mean
+from cbir.towers.pooling import average_cells, count_relations, pool_attention, pool_gem, pool_mean, relate_channels
 from cbir.towers.run import Towers
 from cbir.towers.shape import GRID_CELLS
 from cbir.towers.text import build_text, make_clip_tokenizer
@@ -101,6 +103,51 @@ def test_cells_cover_the_whole_map(side: int) -> None:
     assert cells.shape == (9,)
     assert cells[8] > 0
     assert not cells[:8].any()
+
+
+def draw_map(channels: int, *, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2, channels, 12, 12, generator=torch.Generator().manual_seed(seed)).clamp(min=0)
+
+
+@pytest.mark.parametrize(("steps", "cosine"), [(pooling.ROOT_STEPS, 0.98), (20, 0.9999)])
+def test_relations_are_the_square_root_of_the_covariance(
+    steps: int, cosine: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "ROOT_STEPS", steps)
+    seen = draw_map(24)
+    related = relate_channels(seen).numpy()
+    assert related.shape == (2, count_relations(24))
+    for ours, places in zip(related, seen.flatten(2).numpy(), strict=True):
+        root = scipy.linalg.sqrtm(np.cov(places, bias=True))[np.triu_indices(24)]
+        assert np.dot(ours, root) / np.linalg.norm(ours) / np.linalg.norm(root) > cosine
+
+
+def test_relations_tell_what_is_seen_together_and_not_where() -> None:
+    seen = draw_map(24)
+    places = torch.randperm(144, generator=torch.Generator().manual_seed(1))
+    moved = seen.flatten(2)[..., places].view_as(seen)
+    assert torch.allclose(relate_channels(moved), relate_channels(seen), atol=1e-4)
+    parted = seen.clone()
+    parted[:, 0] = moved[:, 0]  # the same mean and deviation of every channel
+    apart = relate_channels(parted) - relate_channels(seen)
+    assert apart[:, :24].abs().max() > 0.02
+    assert apart[:, 24:].abs().max() < apart[:, :24].abs().max()
+
+
+@pytest.mark.parametrize(("channels", "width"), [(24, 300), (64, 2080), (512, 2080)])
+def test_wide_maps_have_no_more_relations_than_64_channels(channels: int, width: int) -> None:
+    related = relate_channels(draw_map(channels))
+    assert related.shape == (2, width)
+    assert count_relations(channels) == width
+    if channels > 64:  # an orthonormal reduction keeps a share of what varies
+        whole = (draw_map(channels) - draw_map(channels).mean((2, 3), keepdim=True)).square().sum((1, 2, 3))
+        assert (related.square().sum(1) < whole).all()
+
+
+def test_a_picture_of_one_colour_has_relations_too() -> None:
+    related = relate_channels(torch.ones(1, 80, 7, 7))
+    assert torch.isfinite(related).all()
+    assert related.abs().max() < 0.01
 
 
 def test_only_a_tower_with_its_own_classifier_names_classes(tmp_path: Path) -> None:

@@ -97,5 +97,5 @@ def test_an_item_is_computed_once_and_the_same_to_the_last_bit_whatever_it_was_c
 def test_the_released_encoder_has_learned_from_validation_items_too_and_from_no_test_item(released: Path) -> None:
     split = read_table(released / "data" / "split" / "split.parquet", made_by="split")["split"].to_pylist()
     with safe_open(released / "data" / "encoder" / "fusion.safetensors", framework="np") as weights:
-        landmarks = weights.get_slice("image_head.landmark_MF").get_shape()[0]
+        landmarks = weights.get_slice("image_head.landmark_MC").get_shape()[0]
     assert landmarks == split.count("train") + split.count("validation") < len(split)

@@ -11,6 +11,9 @@ from typing import Any
 from cbir.towers.shape import GRID_SIDE
 
 GEM_POWER = 3.0
+RELATED = 64  # channels, to which those of a map are reduced before they are related
+ROOT_STEPS = 5  # of Newton's iteration: ten do not retrieve better (docs/benchmarks.md)
+ROOT_RIDGE = 1e-4  # of a covariance whose trace is 1
 
 
 def pool_mean(map_BCHW: Any) -> Any:
@@ -56,3 +59,47 @@ def describe_map(map_BCHW: Any) -> list[Any]:
 
     mean_BC, square_BC = (F.adaptive_avg_pool2d(part, 1).flatten(1) for part in (map_BCHW, map_BCHW * map_BCHW))
     return [mean_BC, (square_BC - mean_BC * mean_BC).clamp(min=0).sqrt()]
+
+
+def relate_channels(map_BCHW: Any) -> Any:
+    """What is seen together: the square root of the channels' covariance over places, its upper half, (B, K).
+
+    A mean says that there is a wheel and a red patch, this that the wheel is red (second-order pooling; Carreira et al.
+    2012). The matrix's root is by Newton's iteration (Li et al. 2018, iSQRT-COV), which is products alone. Channels are
+    reduced to ``RELATED`` by an orthonormal cosine transform: they have no order, so any such reduction would do.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    channels = int(map_BCHW.shape[1])
+    if channels > RELATED:
+        map_BCHW = F.conv2d(map_BCHW, _list_cosines(channels)[:, :, None, None])
+    place_BCP = map_BCHW.flatten(2)
+    centred_BCP = place_BCP - place_BCP.mean(2, keepdim=True)
+    covariance_BCC = centred_BCP @ centred_BCP.transpose(1, 2) / place_BCP.shape[2]
+    width = int(covariance_BCC.shape[1])
+    eye_CC = torch.eye(width)
+    trace_B11 = (covariance_BCC * eye_CC).sum((1, 2), keepdim=True) + 1e-6
+    root_BCC = covariance_BCC / trace_B11 + ROOT_RIDGE * eye_CC
+    inverse_BCC = eye_CC.expand_as(root_BCC)
+    for _ in range(ROOT_STEPS):
+        step_BCC = 1.5 * eye_CC - 0.5 * inverse_BCC @ root_BCC
+        root_BCC, inverse_BCC = root_BCC @ step_BCC, step_BCC @ inverse_BCC
+    row, column = torch.triu_indices(width, width)
+    return (root_BCC * trace_B11.sqrt()).flatten(1)[:, row * width + column]
+
+
+def count_relations(channels: int) -> int:
+    """Width of ``relate_channels`` of a map of so many channels."""
+    width = min(channels, RELATED)
+    return width * (width + 1) // 2
+
+
+def _list_cosines(channels: int) -> Any:
+    """The first ``RELATED`` rows of the orthonormal cosine transform, (RELATED, channels)."""
+    import torch
+
+    place_C = (torch.arange(channels, dtype=torch.float64) + 0.5) * torch.pi / channels
+    cosine_RC = torch.cos(torch.arange(RELATED, dtype=torch.float64)[:, None] * place_C) * (2 / channels) ** 0.5
+    cosine_RC[0] *= 0.5**0.5
+    return cosine_RC.float()

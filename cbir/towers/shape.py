@@ -17,6 +17,7 @@ PATTERNS = NEIGHBOURS + 2  # those that are uniform, by their ones, and all othe
 GABOR_SCALES = ((2.0, 4.0), (4.0, 8.0), (6.0, 16.0))  # width of the envelope and wavelength, pixels
 GABOR_ANGLES = 6
 ENERGIES = 2 * len(GABOR_SCALES) * GABOR_ANGLES
+STAGES = 4  # of a visual tower, that its summary describes
 GRID_SIDE = 3
 GRID_CELLS = 1 + GRID_SIDE**2
 Blocks = tuple[tuple[int, float], ...]  # width and weight of each
@@ -26,7 +27,7 @@ Blocks = tuple[tuple[int, float], ...]  # width and weight of each
 class VisualShape:
     """``mean``, ``deviation``: of pixels in [0, 1], which the tower wants taken out. ``width``: of a grid token.
 
-    The blocks of the summary are the pooled token, cells of a map (of width 0 where there are none), where it is
+    The blocks of the summary are the pooled token, how channels relate in the stages before the last, where it is
     ``textured`` local binary patterns and Gabor energies, mean and deviation of stages, and last the colour histogram.
     """
 
@@ -45,16 +46,15 @@ class VisualShape:
     @property
     def stages_from(self) -> int:
         """Where in the summary the stages begin, and after them the colours."""
-        return sum(width for width, _ in self.blocks[: 4 if self.textured else 2])
+        return self.summary - sum(width for width, _ in self.blocks[-STAGES - 1 :])
 
     @property
     def signals(self) -> dict[str, slice]:
         """Where in the summary lies what says of the picture what is needed to compare it, with no training."""
-        head, outlines = (width for width, _ in self.blocks[:2])
-        places = {"tower": slice(0, head), "histogram": slice(self.summary - COLOURS, self.summary)}
+        places = {"tower": slice(0, self.blocks[0][0]), "histogram": slice(self.summary - COLOURS, self.summary)}
         if self.textured:
-            patterns = slice(head + outlines, head + outlines + PATTERNS)
-            places |= {"patterns": patterns, "gabor": slice(patterns.stop, patterns.stop + ENERGIES)}
+            energies = self.stages_from - ENERGIES
+            places |= {"patterns": slice(energies - PATTERNS, energies), "gabor": slice(energies, self.stages_from)}
         return places
 
 

@@ -19,14 +19,12 @@ from cbir.errors import TowerError
 from cbir.params import TowerParams
 from cbir.towers.open_clip_models import load_open_clip
 from cbir.towers.pixels import count_colours, count_patterns, measure_energies
-from cbir.towers.pooling import POOLING, average_cells, describe_map
-from cbir.towers.shape import COLOURS, ENERGIES, GRID_SIDE, PATTERNS, Blocks, VisualShape
+from cbir.towers.pooling import POOLING, average_cells, count_relations, describe_map, relate_channels
+from cbir.towers.shape import COLOURS, ENERGIES, PATTERNS, STAGES, Blocks, VisualShape
 from cbir.towers.weights import find_near, package_folder, read_checkpoint
 
-STAGES = 4
 # Weights of the summary's blocks in the kernel, chosen on OpenMoji's training items (docs/benchmarks.md).
-WHOLE_WEIGHT, OUTLINE_WEIGHT, COLOUR_WEIGHT = 1.2, 3.0, 7.5
-STAGE_WEIGHTS = (2.5, 4.0, 4.0, 2.5)
+WHOLE_WEIGHT, RELATION_WEIGHT, STAGE_WEIGHT, COLOUR_WEIGHT = 1.2, 5.0, 0.0, 7.5
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
@@ -56,10 +54,9 @@ class VisualTower(nn.Module):
         image_size: int,
         mean: tuple[float, float, float],
         deviation: tuple[float, float, float],
-        outlines: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk, self.pool, self.outlines = trunk, POOLING[pooling], outlines
+        self.trunk, self.pool = trunk, POOLING[pooling]
         self.image_size, self.mean, self.deviation = image_size, mean, deviation
         self.textured = False
 
@@ -69,11 +66,11 @@ class VisualTower(nn.Module):
         pooled_BV = self.pool(seen.last)
         tokens_BGV = torch.cat([pooled_BV[..., None], average_cells(seen.last)], dim=2).transpose(1, 2)
         whole_BF = pooled_BV if seen.whole is None else seen.whole
-        outlines = [average_cells(seen.stages[-1]).flatten(1)] if self.outlines else []
+        relations = [relate_channels(stage) for stage in seen.stages[:-1]]
         stages = [part for stage in seen.stages for part in describe_map(stage)]
         centred = self._centre(pixels)
         texture = [count_patterns(centred), measure_energies(centred)] if self.textured else []
-        return tokens_BGV, torch.cat([whole_BF, *outlines, *texture, *stages, count_colours(centred)], dim=1)
+        return tokens_BGV, torch.cat([whole_BF, *relations, *texture, *stages, count_colours(centred)], dim=1)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """The tower's own embedding, or the pooled last map, (B, F): what is trained where the tower is."""
@@ -85,11 +82,9 @@ class VisualTower(nn.Module):
         with torch.no_grad():
             seen: Seen = self.trunk(torch.zeros(2, 3, self.image_size, self.image_size))
         whole = seen.last if seen.whole is None else seen.whole
-        outlines = seen.stages[-1].shape[1] * GRID_SIDE**2 if self.outlines else 0
+        relations = tuple((count_relations(stage.shape[1]), RELATION_WEIGHT) for stage in seen.stages[:-1])
         texture: Blocks = ((PATTERNS, 0.0), (ENERGIES, 0.0)) if self.textured else ()
-        stages: Blocks = tuple(
-            (2 * stage.shape[1], weight) for stage, weight in zip(seen.stages, STAGE_WEIGHTS, strict=True)
-        )
+        stages = tuple((2 * stage.shape[1], STAGE_WEIGHT) for stage in seen.stages)
         return VisualShape(
             image_size=self.image_size,
             mean=self.mean,
@@ -97,7 +92,7 @@ class VisualTower(nn.Module):
             width=seen.last.shape[1],
             blocks=(
                 (whole.shape[1], WHOLE_WEIGHT),
-                (outlines, OUTLINE_WEIGHT if outlines else 0.0),
+                *relations,
                 *texture,
                 *stages,
                 (COLOURS, COLOUR_WEIGHT),
@@ -208,7 +203,7 @@ def _build_lite(name: str, *, weights: str | None, pooling: str) -> VisualTower:
         load_by_order(model, read_checkpoint(Path(weights)) if weights else read_lite_weights(name))
     side = LITE_SIZES[name]
     _fix_padding(model.eval(), side=side)
-    return VisualTower(_LiteTrunk(model), pooling=pooling, image_size=side, mean=HALF, deviation=HALF, outlines=True)
+    return VisualTower(_LiteTrunk(model), pooling=pooling, image_size=side, mean=HALF, deviation=HALF)
 
 
 def _fix_padding(model: nn.Module, *, side: int) -> None:
