@@ -1,6 +1,6 @@
 """How much the figures depend on which items are tested: every item is a test item of exactly one fold.
 
-Shapes: N items.
+Shapes: N items, Q queries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 from cbir.answers import find_fused
 from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
-from cbir.evaluation_page.folds import KINDS, SPREAD, percent, render_folds
+from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE, load_features
 from cbir.gallery import select_gallery
 from cbir.params import EvaluateParams, SplitParams, load_section
@@ -28,10 +28,12 @@ from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import write_page
 from cbir.rivals import Rivals
 from cbir.split import cluster_items, deal_clusters
+from cbir.statistics import find_interval
 
 FIGURES = ("map", "hit@1", "hit@10")
 INGESTED = Path("data/ingested")  # in the workspace
 JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
+Measured = dict[str, tuple[np.ndarray, np.ndarray]]  # value_Q and cluster_Q of each figure
 
 
 def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -46,12 +48,13 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
         TrainingError: training on a fold failed.
     """
     params = load_section(workspace / "params.yaml", "split", SplitParams)
-    load_section(workspace / "params.yaml", "evaluate", EvaluateParams)
+    seed = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).seed
     items = read_items(workspace / INGESTED, columns=["id", "group", "sha256", "phash", "labels"]).to_pydict()
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
     fold_N = deal_folds(cluster_N, items["labels"], folds=folds, seed=params.seed)
     (workspace / CACHE).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    measured: list[dict[str, Measured]] = []
     with TemporaryDirectory(dir=workspace / CACHE.parent, prefix="crossval-") as place:
         for fold in range(folds):
             where_N = name_parts(fold_N == fold, cluster_N, items["labels"], params=params)
@@ -62,18 +65,22 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
             write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
             _train(workspace, folder, fold=fold)
             test = np.flatnonzero(fold_N == fold)
-            figures, gains = _measure(workspace, folder / "encoder", test, cluster_N=cluster_N)
+            found = _measure(workspace, folder / "encoder", test, cluster_N=cluster_N)
             shutil.rmtree(folder)
-            say(f"fold {fold + 1}: " + ", ".join(f"{name} {v:.3f}" for name, v in figures.items() if "map" in name))
-            rows.append({"fold": fold + 1, **counts, "figures": figures, "gains": gains})
+            measured.append(found)
+            means = {
+                kind: {name: float(value_Q.mean()) for name, (value_Q, _) in found[kind].items()} for kind in KINDS
+            }
+            shown = [f"{name} {value:.3f}" for name, value in means["figures"].items() if "map" in name]
+            say(f"fold {fold + 1}: " + ", ".join(shown))
+            rows.append({"fold": fold + 1, **counts, **means})
     document = {
         "folds": folds,
         "seed": params.seed,
         "items": len(cluster_N),
         "clusters": int(cluster_N.max()) + 1,
         "rows": rows,
-        "figures": summarise([row["figures"] for row in rows]),
-        "gains": summarise([row["gains"] for row in rows]),
+        **{kind: summarise([found[kind] for found in measured], seed=seed) for kind in KINDS},
     }
     write_json(workspace / JSON, document)
     write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=render_folds(document))
@@ -116,33 +123,49 @@ def name_parts(
     return where_N
 
 
-def summarise(rows: list[dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Mean, standard deviation (of a sample; None of one fold) and range of each figure over the folds that have it."""
+def summarise(folds: list[Measured], *, seed: int) -> dict[str, dict[str, float | None]]:
+    """What the folds that have a figure say of it together.
+
+    ``mean``, ``deviation`` (of a sample; None of one fold), ``least`` and ``greatest`` are of the folds' means.
+    ``pooled`` is the mean over the queries of all folds, ``low`` and ``high`` are the ends of its 95 % bootstrap
+    interval over clusters. The interval knows which items happened to be asked for. It does not know that the folds'
+    trainings share items, and is a little narrow for that (Bates, Hastie & Tibshirani 2023, Cross-validation: what
+    does it estimate and how well does it do it?).
+    """
     summary: dict[str, dict[str, float | None]] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = np.array([row[name] for row in rows if name in row])
+    for name in dict.fromkeys(name for fold in folds for name in fold):
+        parts = [fold[name] for fold in folds if name in fold]
+        mean_F = np.array([value_Q.mean() for value_Q, _ in parts])
+        value_Q = np.concatenate([value_Q for value_Q, _ in parts])
+        names = [f"{number} {cluster}" for number, (_, cluster_Q) in enumerate(parts) for cluster in cluster_Q]
+        low, high = find_interval(value_Q, np.array(names), rng=np.random.default_rng(seed))
         summary[name] = {
-            "mean": float(values.mean()),
-            "deviation": float(values.std(ddof=1)) if len(values) > 1 else None,
-            "least": float(values.min()),
-            "greatest": float(values.max()),
-            "folds": len(values),
+            "mean": float(mean_F.mean()),
+            "deviation": float(mean_F.std(ddof=1)) if len(mean_F) > 1 else None,
+            "least": float(mean_F.min()),
+            "greatest": float(mean_F.max()),
+            "folds": len(mean_F),
+            "pooled": float(value_Q.mean()),
+            "low": low,
+            "high": high,
+            "queries": len(value_Q),
         }
     return summary
 
 
 def list_rows(document: dict[str, Any]) -> list[str]:
-    """What a terminal shows, in percent: a line a figure with every fold's value, then a line a gain."""
+    """What a terminal shows, in percent: a line a figure, its interval and each fold's mean; then a line a gain."""
     lines = []
     for kind, title in KINDS.items():
         if document[kind]:
             width = max(map(len, document[kind])) + 2
             head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
-            lines.append(f"{title:<{width}}{'mean':>7}{'sd':>7}{'least':>7}{'most':>7} {head}")
+            lines.append(f"{title:<{width}}{'pooled':>7}{'95 %':>14}{'mean':>7}{'sd':>7}{head}")
             for name, total in document[kind].items():
-                four = "".join(f"{percent(total[key]):>7}" for key in SPREAD)
+                sure = f"{percent(total['low'])}-{percent(total['high'])}"
+                spread = "".join(f"{percent(total[key]):>7}" for key in ("mean", "deviation"))
                 each = "".join(f"{percent(row[kind].get(name)):>8}" for row in document["rows"])
-                lines.append(f"{name:<{width}}{four} {each}")
+                lines.append(f"{name:<{width}}{percent(total['pooled']):>7}{sure:>14}{spread}{each}")
     return lines
 
 
@@ -154,10 +177,8 @@ def _train(workspace: Path, folder: Path, *, fold: int) -> None:
         raise TrainingError(f"Training without fold {fold + 1} failed, for the reason above; mend it and start again.")
 
 
-def _measure(
-    workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The fused system's figures on the given rows, by ``query set.system.figure``, and its gains.
+def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray) -> dict[str, Measured]:
+    """The fused system's figures of each query among the given rows, by ``query set.system.figure``, and its gains.
 
     A gain is by how much its mAP is above that of what needs no training, by ``query set.system.map above rival``.
     """
@@ -175,8 +196,8 @@ def _measure(
         cache=workspace / CACHE,
     )
     vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
-    figures: dict[str, float] = {}
-    gains: dict[str, float] = {}
+    figures: Measured = {}
+    gains: Measured = {}
     for query_set in list_query_sets(gallery, reads_words=encoder.reads_words):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors)
         ours = find_fused(systems)
@@ -184,8 +205,8 @@ def _measure(
             continue
         found = measure_system(gallery, query_set, system=ours, score=systems[ours], ks=ks).figures
         name = f"{query_set.name}.{ours}"
-        figures |= {f"{name}.{figure}": float(found[figure].mean()) for figure in FIGURES if figure in found}
+        figures |= {f"{name}.{figure}": (found[figure], query_set.cluster_Q) for figure in FIGURES if figure in found}
         for rival, score in rivals.answer(query_set).items():
             theirs = measure_system(gallery, query_set, system=rival, score=score, ks=ks).figures
-            gains[f"{name}.map above {rival}"] = float(found["map"].mean() - theirs["map"].mean())
-    return figures, gains
+            gains[f"{name}.map above {rival}"] = (found["map"] - theirs["map"], query_set.cluster_Q)
+    return {"figures": figures, "gains": gains}

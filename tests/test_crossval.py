@@ -61,16 +61,31 @@ def test_no_items_are_no_folds() -> None:
         deal_folds(np.array([], dtype=int), [], folds=2, seed=0)
 
 
+def ask(*values: float) -> tuple[np.ndarray, np.ndarray]:
+    """Figures of as many queries, each a cluster of its own."""
+    return np.array(values), np.arange(len(values))
+
+
 def test_a_spread_is_that_of_a_sample_and_a_fold_without_a_figure_does_not_count() -> None:
-    found = summarise([{"map": 0.2}, {"map": 0.4, "hit@1": 1.0}, {"map": 0.9}])
-    assert found["map"] == {
-        "mean": pytest.approx(0.5),
-        "deviation": pytest.approx(0.13**0.5),  # (0.09 + 0.01 + 0.16) / 2
-        "least": 0.2,
-        "greatest": 0.9,
-        "folds": 3,
-    }
-    assert found["hit@1"] == {"mean": 1.0, "deviation": None, "least": 1.0, "greatest": 1.0, "folds": 1}
+    found = summarise([{"map": ask(0.2)}, {"map": ask(0.3, 0.5), "hit@1": ask(1.0)}, {"map": ask(0.9)}], seed=0)
+    assert found["map"]["mean"] == pytest.approx(0.5)
+    assert found["map"]["deviation"] == pytest.approx(0.13**0.5)  # (0.09 + 0.01 + 0.16) / 2
+    assert (found["map"]["least"], found["map"]["greatest"], found["map"]["folds"]) == (0.2, 0.9, 3)
+    assert (found["map"]["pooled"], found["map"]["queries"]) == (pytest.approx(0.475), 4)
+    one = found["hit@1"]
+    assert (one["mean"], one["deviation"], one["folds"], one["low"], one["high"]) == (1.0, None, 1, 1.0, 1.0)
+
+
+def test_the_interval_is_over_the_clusters_of_all_folds() -> None:
+    rng = np.random.default_rng(0)
+    value_Q = rng.random(400)
+    folds = [{"map": (part, np.arange(100))} for part in np.split(value_Q, 4)]
+    found = summarise(folds, seed=0)["map"]
+    error = 1.96 * value_Q.std() / 20
+    assert found["low"] == pytest.approx(value_Q.mean() - error, abs=0.005)
+    assert found["high"] == pytest.approx(value_Q.mean() + error, abs=0.005)
+    mates = [{"map": (np.repeat(part, 4), np.repeat(np.arange(100), 4))} for part in np.split(value_Q, 4)]
+    assert summarise(mates, seed=0)["map"]["low"] == pytest.approx(found["low"], abs=0.005)
 
 
 @pytest.mark.slow
@@ -92,6 +107,8 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     for name, mean in means.items():
         values = [row["figures"][name] for row in document["rows"] if name in row["figures"]]
         assert mean == pytest.approx(sum(values) / len(values))
+        total = document["figures"][name]
+        assert total["low"] <= total["pooled"] <= total["high"]
     gains = document["gains"]
     assert {f"label.fused_both.map above {name}" for name in ("sum", "image_only", "bm25", "orb")} <= set(gains)
     for name, gain in gains.items():  # the rival's own mAP is between 0 and 1

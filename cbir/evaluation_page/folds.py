@@ -7,7 +7,7 @@ from typing import Any
 from cbir.evaluation_page.charts import draw_folds
 from cbir.report import render_table
 
-SPREAD = ("mean", "deviation", "least", "greatest")
+SPREAD = ("pooled", "low", "high", "mean", "deviation", "least", "greatest")
 KINDS = {"figures": "figure", "gains": "gain"}
 
 
@@ -19,7 +19,8 @@ def render_folds(document: dict[str, Any]) -> list[str]:
     counts = [[f"{name} items", *(str(row[name]) for row in rows)] for name in ("train", "validation", "test")]
     return [
         f"<p>{document['items']:,} items in {document['clusters']:,} clusters; each is a test item of one fold, and "
-        "groups and near duplicates are in one fold together. Tables are in percent.</p>",
+        "groups and near duplicates are in one fold together. Tables are in percent. <em>Pooled</em> is the mean over "
+        "the queries of all folds, <em>from</em> and <em>to</em> are its 95 % interval (bootstrap over clusters).</p>",
         draw_folds({name: [row["figures"][name] for row in rows if name in row["figures"]] for name in figures}),
         "<h2>Over the folds</h2>",
         _render_spread(document, "figures"),
@@ -40,7 +41,7 @@ def _render_gains(document: dict[str, Any]) -> str:
 
 
 def _render_spread(document: dict[str, Any], kind: str) -> str:
-    head = [KINDS[kind], "mean", "standard deviation", "least", "greatest", "folds"]
+    head = [KINDS[kind], "pooled", "from", "to", "mean of folds", "standard deviation", "least", "greatest", "folds"]
     totals = document[kind].items()
     return render_table(
         head, [[name, *(percent(one[key]) for key in SPREAD), str(one["folds"])] for name, one in totals]
