@@ -1,11 +1,12 @@
 """How the towers themselves are fine-tuned before they are exported: on a CPU, a GPU, several of them or several hosts.
 
-Images and their words are drawn together by ``train.loss``; a picture without words is drawn to itself, changed at
-random, so a catalogue without a single caption trains too (Chen et al. 2020, SimCLR). Towers stay in eval mode: what
-they are fine-tuned with is what is exported, and a row gives the same whatever is beside it. The global batch is what
-counts: rows are shared out among ranks and their vectors gathered, and where they do not fit, gradients are cached
-(Gao et al. 2021, Scaling deep contrastive learning batch size under memory limited setup), so neither the number of
-ranks nor ``micro_batch`` changes what is learned. Lightning Fabric places the work.
+Images and their words are drawn together by ``train.loss``. A picture without a caption has the names of its labels for
+words; one without either is drawn to itself, changed at random (Chen et al. 2020, SimCLR), so a catalogue of bare
+pictures trains too. Towers stay in eval mode: what they are fine-tuned with is what is exported, and a row gives the
+same whatever is beside it. The global batch is what counts: rows are shared out among ranks and their vectors gathered,
+and where they do not fit, gradients are cached (Gao et al. 2021, Scaling deep contrastive learning batch size under
+memory limited setup), so neither the number of ranks nor ``micro_batch`` changes what is learned. Lightning Fabric
+places the work.
 
 Shapes: B batch of one rank, D dimensions.
 """
@@ -37,6 +38,7 @@ from cbir.clusters import number_twins
 from cbir.errors import TrainingError
 from cbir.features import first_captions
 from cbir.images import decode_png
+from cbir.label_names import lend_names
 from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
 from cbir.metrics import find_best, hit_at_k, sort_relevance
@@ -57,7 +59,7 @@ FAULTS = Path("reports/training/not-finite.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """Pictures (PNG), their first captions or None, and codes that are equal where picture or caption is."""
+    """Pictures (PNG), their first captions, lent ones or None, and codes that are equal where picture or caption is."""
 
     images: Sequence[bytes]
     texts: Sequence[str | None]
@@ -130,7 +132,7 @@ class FineTuning:
         return row
 
     def measure(self) -> float:
-        """hit@10 of validation captions among validation pictures; 0 where there are no such."""
+        """hit@10 of validation captions among validation pictures, those of equal ones too; 0 where there are none."""
         rows = [n for n, text in enumerate(self.validation.texts) if text]
         if len(rows) < 2:
             return 0.0
@@ -141,7 +143,8 @@ class FineTuning:
                 for embed in (self._see_validation, self._read_validation)
             )
         score_NN = compare_vectors(text_ND, image_ND, self.bare.similarity).numpy()
-        return float(hit_at_k(sort_relevance(score_NN, np.eye(len(rows), dtype=bool)), k=10).mean())
+        code_N = self.validation.code_N[rows]
+        return float(hit_at_k(sort_relevance(score_NN, code_N[:, None] == code_N), k=10).mean())
 
     def save(self, path: Path) -> None:
         """Write all that ``resume`` needs, beside and then renamed."""
@@ -314,7 +317,7 @@ def forget_checkpoints(out: Path) -> None:
 
 
 def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
-    chosen = items.drop_columns(["image"]).take(rows)
+    chosen = lend_names(items.drop_columns(["image"]).take(rows))
     return Captioned(
         images=[items["image"][int(n)].as_py() for n in rows],  # `take` would copy all pictures first
         texts=first_captions(chosen),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import TINY
+from conftest import COLOURS, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from tuning_run import draw_squares, make_tuning
@@ -95,14 +95,25 @@ def test_the_weights_of_the_best_epoch_are_kept_and_a_finished_run_is_not_run_ag
     assert torch.equal(read_weights(again), kept[1])
 
 
-def prepare_stage(folder: Path) -> dict[str, Any]:
-    """What the stage `train` is called with, on 24 squares and the tiny towers; writes into ``folder``."""
+def name_square(number: int) -> str:
+    return list(COLOURS)[number % len(COLOURS)]
+
+
+def prepare_stage(folder: Path, *, captions: bool = True) -> dict[str, Any]:
+    """What the stage `train` is called with, on 24 squares and the tiny towers; writes into ``folder``.
+
+    Without captions, half of the squares have their colour for a label, the others nothing.
+    """
     raw = folder / "raw" / "squares"
     raw.mkdir(parents=True)
     squares = draw_squares(24)
     for n, image in enumerate(squares.images):
         (raw / f"{n}.png").write_bytes(image)
-    rows = [{"id": f"{n}", "file_name": f"{n}.png", "captions": [text]} for n, text in enumerate(squares.texts)]
+    rows = [
+        {"id": f"{n}", "file_name": f"{n}.png"}
+        | ({"captions": [text]} if captions else {"labels": [f"colours/{name_square(n)}"] * (n % 2)})
+        for n, text in enumerate(squares.texts)
+    ]
     write_jsonl(raw / "items.jsonl", rows)
     ingest(folder / "raw", folder / "ingested", params=IngestParams(image_size=64))
     where = [{"id": f"{n}", "split": "validation" if n > 19 else "train", "cluster": f"{n}"} for n in range(24)]
@@ -139,6 +150,22 @@ def test_a_failure_after_tuning_costs_no_epoch_and_what_is_finished_leaves_no_ch
     assert ran == [0, 1, 0, 1]
     assert [path.name for path in CHECKPOINTS.iterdir()] == ["running"]
     assert Path("encoder").is_dir()
+
+
+def test_pictures_without_captions_are_tuned_to_the_names_of_their_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    seen: list[FineTuning] = []
+    run_epoch = FineTuning.run_epoch
+    monkeypatch.setattr(FineTuning, "run_epoch", lambda tuning: seen.append(tuning) or run_epoch(tuning))
+    stage = prepare_stage(folder, captions=False)
+    cbir.train.train(Path("ingested"), Path("split"), Path("encoder"), **stage)
+    for part in (seen[0].data, seen[0].validation):
+        assert list(part.texts) == [name_square(int(id_)) if int(id_) % 2 else None for id_ in part.ids]
+    assert seen[0].history[-1]["validation"] > 0
+    codes = seen[0].data.code_N
+    assert len(set(codes)) < len(codes)  # pictures of one name are no negatives of one another
 
 
 def test_a_loss_that_is_not_finite_saves_the_ids_of_its_batch(folder: Path) -> None:
