@@ -15,14 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cbir import experiment_commands, release_commands
+from cbir import data_commands, experiment_commands, release_commands
 from cbir.errors import CbirError
+from cbir.printing import AsJson
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-data = typer.Typer(no_args_is_help=True, help="Import pictures.")
 DAILY, RELEASES, FIGURES = "Every day", "Releases", "Figures and experiments"  # how `--help` groups commands
-app.add_typer(data, name="data", rich_help_panel=DAILY)
+app.add_typer(data_commands.app, name="data", rich_help_panel=DAILY)
 
 UPLOADS = ("retrain", "deploy", "demo")  # of whole models: these wait for a registry as long as MLflow does
 WAIT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds, of the others
@@ -83,20 +83,6 @@ def demo() -> None:
     typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
 
 
-@data.command("import")
-def import_(
-    source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
-    name: Annotated[str | None, typer.Option(help="Name of the source; its folder's name by default.")] = None,
-) -> None:
-    """Copy a source into data/raw; adding the same again adds nothing."""
-    from cbir.sources import import_source
-
-    report = import_source(source, name=name, raw=find_workspace() / "data" / "raw")
-    typer.echo(report.summary)
-    for reason in report.skipped[:20]:
-        typer.echo(f"  {reason}", err=True)
-
-
 @app.command(rich_help_panel=DAILY)
 def query(
     text: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
@@ -104,7 +90,7 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"label = 'food-drink/food-fruit'\".")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Put first what shows the same thing as --image.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     gallery: Annotated[bool, typer.Option("--html", help="Write a gallery and open it.")] = False,
 ) -> None:
     """Search the live release by words, a picture, or both."""
@@ -146,7 +132,7 @@ def retrain() -> None:
 @app.command(rich_help_panel=DAILY)
 def refresh(
     most_deleted: Annotated[float, typer.Option(min=0, max=1, help="Share of the rows that may go.")] = 0.5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring new, changed and deleted pictures of data/raw to the live index, without a training."""
     from flows.home import choose_home
@@ -173,7 +159,7 @@ def gate(
     ] = None,
     by: Annotated[str | None, typer.Option(help="Who overrides.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say why a release was promoted or not, or promote one on your own account."""
     if explain == override:
@@ -212,7 +198,7 @@ def report() -> None:
 def evaluate(
     source: Annotated[str, typer.Option("--data", help="A folder of pictures in any layout that can be imported.")],
     release: Annotated[str, typer.Option(help="Whose encoder: its number, or an alias.")] = "champion",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a release on other data, all of it test items; data/ stays as it is. Writes a page into reports/."""
     from cbir.outside import describe_counts, evaluate_outside, list_figures, locate_encoder

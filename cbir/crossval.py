@@ -160,12 +160,12 @@ def list_rows(document: dict[str, Any]) -> list[str]:
         if document[kind]:
             width = max(map(len, document[kind])) + 2
             head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
-            lines.append(f"{title:<{width}}{'pooled':>7}{'95 %':>14}{'mean':>7}{'sd':>7}{head}")
+            lines.append(f"{title:<{width}}{'pooled':>7}{'95 %':>17}{'mean':>7}{'sd':>7}{head}")
             for name, total in document[kind].items():
-                sure = f"{percent(total['low'])}-{percent(total['high'])}"
+                sure = f"{percent(total['low'])} to {percent(total['high'])}"
                 spread = "".join(f"{percent(total[key]):>7}" for key in ("mean", "deviation"))
                 each = "".join(f"{percent(row[kind].get(name)):>8}" for row in document["rows"])
-                lines.append(f"{name:<{width}}{percent(total['pooled']):>7}{sure:>14}{spread}{each}")
+                lines.append(f"{name:<{width}}{percent(total['pooled']):>7}{sure:>17}{spread}{each}")
     return lines
 
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cbir.printing import AsJson
 from cbir.workspace import find_workspace
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def tune(

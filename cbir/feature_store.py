@@ -85,6 +85,8 @@ class FeatureStore:
 
 def pad_tokens(part: Features, length: int) -> Features:
     """The same rows with room for ``length`` tokens, at least as many as the longest text has."""
+    if part.tokens_BTW.shape[1] == length:
+        return part
     more = [(0, 0), (0, max(0, length - part.tokens_BTW.shape[1]))]
     return replace(
         part,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,17 @@ def load_features(items: pa.Table, *, towers_folder: Path, cache: Path = CACHE, 
     An item's text is its first caption; the others count in ``captions_BR``. Tokens and summaries come back as float16.
     """
     blocks = cut_table(items, block_rows)
-    return _concatenate(list(iterate_features(blocks, count=len(blocks), towers_folder=towers_folder, cache=cache)))
+    found = iterate_features(blocks, count=len(blocks), towers_folder=towers_folder, cache=cache)
+    first = next(found)
+    arrays = {name: np.empty((len(items), *part.shape[1:]), part.dtype) for name, part in vars(first).items()}
+    whole, stop = Features(**arrays), 0
+    for block in chain([first], found):  # into their places: as parts of a whole they would be in memory twice
+        longest = max(part.tokens_BTW.shape[1] for part in (whole, block))
+        whole, fitted = pad_tokens(whole, longest), pad_tokens(block, longest)
+        start, stop = stop, stop + len(block.has_image_B)
+        for name, array in vars(fitted).items():
+            getattr(whole, name)[start:stop] = array
+    return whole
 
 
 def iterate_features(
@@ -58,7 +69,9 @@ def iterate_features(
 
 
 def select_rows(features: Features, rows: np.ndarray) -> Features:
-    """The given rows, in the given order."""
+    """The given rows, in the given order; all of them as they are, and not a copy."""
+    if np.array_equal(rows, np.arange(len(features.has_image_B))):
+        return features
     return Features(**{name: array[rows] for name, array in vars(features).items()})
 
 
@@ -85,8 +98,9 @@ def add_words(features: Features, towers: Towers, words: Sequence[str | None]) -
     read = np.array([place[words[row] or ""] for row in rows])
     tokens_UTW, mask_UT, text_UR = towers.read(texts)
     longest = max(tokens_UTW.shape[1], features.tokens_BTW.shape[1])
+    written = ("text_BR", "captions_BR", "tokens_BTW", "token_mask_BT", "has_text_B")
     told = pad_tokens(features, longest)
-    told = replace(told, **{name: getattr(told, name).copy() for name in ("text_BR", "captions_BR", "has_text_B")})
+    told = replace(told, **{name: getattr(told, name).copy() for name in written})
     told.tokens_BTW[rows, : tokens_UTW.shape[1]] = (tokens_UTW * mask_UT[..., None])[read]
     told.token_mask_BT[rows, : mask_UT.shape[1]] = mask_UT[read]
     told.text_BR[rows] = told.captions_BR[rows] = text_UR[read]
@@ -137,7 +151,7 @@ def _average_captions(block: Features, captions: Sequence[Sequence[str]], *, tow
     for start in range(0, len(others), BATCH):
         rows, texts = zip(*others[start : start + BATCH], strict=True)
         np.add.at(total_BR, list(rows), towers.read(texts)[2])
-    count_B1 = np.array([[max(len(texts), 1)] for texts in captions])
+    count_B1 = np.array([[max(len(texts), 1)] for texts in captions], dtype=np.float32)
     return replace(block, captions_BR=_halve(total_BR / count_B1))
 
 

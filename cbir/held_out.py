@@ -21,6 +21,8 @@ from cbir.records import read_relative
 from cbir.similarity import compare_vectors
 from cbir.towers.run import Towers
 
+BLOCK = 1024  # rows that are embedded at once
+
 
 class HeldOut:
     """The validation items, and what they ask of one another: words, labels and relative captions."""
@@ -81,5 +83,13 @@ def check_copies(fusion: Fusion, copies: Features, pictures: Features) -> dict[s
 
 def embed_views(fusion: Fusion, features: Features) -> torch.Tensor:
     """Vectors by the image, by the text and by both, one below the other (3 N, D)."""
+    count = len(features.has_image_B)
+    cuts = [np.arange(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
     with torch.inference_mode():
-        return torch.cat([run_fusion(fusion, keep_modalities(features, image=i, text=t)) for i, t in VIEWS])
+        return torch.cat(
+            [
+                run_fusion(fusion, keep_modalities(select_rows(features, cut), image=image, text=text))
+                for image, text in VIEWS
+                for cut in cuts
+            ]
+        )

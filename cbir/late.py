@@ -58,7 +58,7 @@ class LateFusion(nn.Module):
         """Let the mean picture of the catalogue say nothing."""
         if not self.signals or not len(image_NS):
             return
-        signal_NP = self._cut(image_NS)
+        signal_NP = self._cut(image_NS).float()
         self.mean_P.copy_(signal_NP.mean(0))
         parts = torch.split(signal_NP, self.widths, dim=1)
         for (name, _, _), part, scale in zip(self.signals, parts, torch.split(self.scale_P, self.widths), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,17 +9,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from cbir.printing import AsJson, format_bytes, print_json, print_table
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, help="See, promote, roll back, keep and clean up releases.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Version = Annotated[str, typer.Argument(help="Version of a release, or an alias such as champion.")]
 Reason = Annotated[str, typer.Option(help="Why, for who reads the history later.")]
-WIDTH = 200  # of a table where the output is no terminal
 SHOWN = re.compile(r"[^.]+\.fused(_both)?\.(map|hit@1|hit@10)|counts\..*")  # figures that a terminal has room for
 
 
@@ -31,7 +27,7 @@ def list_(as_json: AsJson = False) -> None:
 
     entries = list_entries(find_workspace())
     if as_json:
-        _print_json([vars(entry) for entry in entries])
+        print_json([vars(entry) for entry in entries])
         return
     rows = [
         [
@@ -46,7 +42,7 @@ def list_(as_json: AsJson = False) -> None:
         ]
         for entry in entries
     ]
-    _print_table(["release", "", "made, UTC", "data", "commit", "rows", "table", *KEY_METRICS], rows)
+    print_table(["release", "", "made, UTC", "data", "commit", "rows", "table", *KEY_METRICS], rows)
 
 
 @app.command()
@@ -59,12 +55,12 @@ def show(
 
     document = describe_release(find_workspace(), release)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     metrics, history = document.pop("metrics"), document.pop("history")
-    _print_table(["release", document.pop("version")], [[name, _word(value)] for name, value in document.items()])
+    print_table(["release", document.pop("version")], [[name, _word(value)] for name, value in document.items()])
     shown = {name: value for name, value in sorted(metrics.items()) if SHOWN.fullmatch(name)}
-    _print_table(["figure", ""], [[name, _figure(name, value)] for name, value in shown.items()])
+    print_table(["figure", ""], [[name, _figure(name, value)] for name, value in shown.items()])
     _print_history(history)
 
 
@@ -75,17 +71,17 @@ def diff(first: Version, second: Version, as_json: AsJson = False) -> None:
 
     document = compare_releases(find_workspace(), first, second)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     for part in ("facts", "params"):
         rows = [[name, _word(old), _word(new)] for name, (old, new) in document[part].items() if old != new]
-        _print_table([part, first, second], rows)
+        print_table([part, first, second], rows)
     rows = [
         [name, _figure(name, old), _figure(name, new), _difference(name, old, new)]
         for name, (old, new) in document["metrics"].items()
         if SHOWN.fullmatch(name)
     ]
-    _print_table(["figure", first, second, "difference"], rows)
+    print_table(["figure", first, second, "difference"], rows)
 
 
 @app.command()
@@ -95,7 +91,7 @@ def log(as_json: AsJson = False) -> None:
 
     history = open_registry(find_workspace()).read_log()
     if as_json:
-        _print_json(history)
+        print_json(history)
     else:
         _print_history(history)
 
@@ -155,14 +151,20 @@ def gc(
     freed = sum(removal.table_bytes + removal.model_bytes for removal in gone)
     if as_json:
         rows = [{name: value for name, value in vars(removal).items() if name != "release"} for removal in gone]
-        _print_json({"dry_run": dry_run, "bytes": freed, "removed": rows})
+        print_json({"dry_run": dry_run, "bytes": freed, "removed": rows})
         return
     table = [
-        [r.version, r.table or "-", _bytes(r.table_bytes), _bytes(r.model_bytes) if r.release else "-", r.why]
+        [
+            r.version,
+            r.table or "-",
+            format_bytes(r.table_bytes),
+            format_bytes(r.model_bytes) if r.release else "-",
+            r.why,
+        ]
         for r in gone
     ]
-    _print_table(["release", "table", "size", "model", "why"], table)
-    typer.echo(f"{'Would free' if dry_run else 'Freed'} {_bytes(freed)}.")
+    print_table(["release", "table", "size", "model", "why"], table)
+    typer.echo(f"{'Would free' if dry_run else 'Freed'} {format_bytes(freed)}.")
 
 
 def lineage(
@@ -174,9 +176,9 @@ def lineage(
 
     document = trace_item(find_workspace(), id_)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
-    _print_table(["", id_], [[name, _word(value)] for name, value in _flatten(document) if name != "id"])
+    print_table(["", id_], [[name, _word(value)] for name, value in _flatten(document) if name != "id"])
 
 
 def repro(
@@ -192,22 +194,18 @@ def repro(
 
     rows = verify_release(find_workspace(), version=verify, tolerance=tolerance, say=say)
     if as_json:
-        _print_json({"version": verify, "holds": hold(rows), "rows": [vars(row) for row in rows]})
+        print_json({"version": verify, "holds": hold(rows), "rows": [vars(row) for row in rows]})
     else:
-        _print_table(
+        print_table(
             ["stage", "", "expected", "got", "tolerance", "verdict"], [list(vars(row).values()) for row in rows]
         )
         typer.echo(f"Release {verify} {'can be made again' if hold(rows) else 'is not the same'}.")
     raise typer.Exit(0 if hold(rows) else 1)
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=datetime.isoformat))
-
-
 def _print_line(value: dict[str, Any], line: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json(value)
+        print_json(value)
     else:
         typer.echo(line)
 
@@ -221,18 +219,7 @@ def _print_move(move: dict[str, Any], *, as_json: bool) -> None:
 
 def _print_history(history: Sequence[dict[str, str]]) -> None:
     rows = [[entry["at"][:19], entry["action"], entry["version"], entry["by"], entry["why"]] for entry in history]
-    _print_table(["at, UTC", "", "release", "by", "why"], rows)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    console = Console(width=None if Console().is_terminal else WIDTH, highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False)
-    console.print()
+    print_table(["at, UTC", "", "release", "by", "why"], rows)
 
 
 def _flatten(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -263,7 +250,3 @@ def _difference(name: str, old: float | None, new: float | None) -> str:
     if old is None or new is None:
         return "-"
     return f"{new - old:+,.0f}" if _is_count(name) else f"{100 * (new - old):+.1f}"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

@@ -16,7 +16,7 @@ from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
-from cbir.kernel import Blocks, KernelHead, draw_folds, fit_kernel_head
+from cbir.kernel import BLOCK, Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
 from cbir.projections import align_projections, spread_projections, whiten_changes
 from cbir.towers.shape import GRID_CELLS, TowerShapes
@@ -90,13 +90,8 @@ def start_fusion(
     fusion.image_head, fusion.text_head = image_head, text_head
     _set_reader(fusion, words)
     _set_named(fusion, features, classes=classes)
-    fusion.late.fit(torch.from_numpy(features.image_BS[features.has_image_B]).float())
-    evidence = fusion.assemble(
-        torch.from_numpy(features.image_BS).float(),
-        torch.from_numpy(features.text_BR).float(),
-        image_BO=torch.from_numpy(image_NO).float(),
-        text_BL=torch.from_numpy(text_NC).float(),
-    )
+    fusion.late.fit(torch.from_numpy(features.image_BS[features.has_image_B]))
+    evidence = _assemble_rows(fusion, features, image_NO=image_NO, text_NC=text_NC)
     if copies:
         copy_CNE = torch.stack([assemble_evidence(fusion, one).image_BE for one in copies])
         whiten_changes(fusion, evidence.image_BE, copy_CNE=copy_CNE, mate_P2=pair_mates(cluster_N))
@@ -125,6 +120,17 @@ def assemble_evidence(fusion: Fusion, features: Features) -> Evidence:
     with torch.no_grad():
         image_BO, text_BL = fusion.image_head(image_BS), fusion.text_head(text_BR)
         return fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL)
+
+
+def _assemble_rows(fusion: Fusion, features: Features, *, image_NO: np.ndarray, text_NC: np.ndarray) -> Evidence:
+    """The evidence of rows whose predictions are given, a block of them at a time."""
+    parts = []
+    for start in range(0, len(image_NO), BLOCK):
+        rows = slice(start, start + BLOCK)
+        arrays = (part[rows] for part in (features.image_BS, features.text_BR, image_NO, text_NC))
+        image_BS, text_BR, image_BO, text_BL = (torch.from_numpy(array).float() for array in arrays)
+        parts.append(fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL))
+    return Evidence(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 def find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:

@@ -92,7 +92,6 @@ def train(
     with replace_folder(out) as folder:
         export_towers(visual, text, folder)
         towers = Towers(folder)
-        known = np.sort(np.concatenate([rows["train"], rows["validation"]]))
         catalogue = _Catalogue(
             ingested=ingested,
             items=told,
@@ -100,9 +99,9 @@ def train(
             features=load_features(items, towers_folder=folder),
             towers=towers,
             classes=read_classes(tower_params, towers, tuned=tune_params.epochs > 0),
-            known=known,
-            copies=_copy_pictures(items, known, towers_folder=folder, seed=params.seed),
+            copies=_copy_pictures(items, towers_folder=folder, seed=params.seed),
         )
+        del items  # what follows needs no pictures, and may need their room
         _write_fusion(folder, catalogue, rows, params=params)
     if tune_params.epochs:
         forget_checkpoints(out)
@@ -112,7 +111,7 @@ def _write_fusion(folder: Path, catalogue: _Catalogue, rows: Mapping[str, np.nda
     """Fit the fusion, turn its space so that the first dimensions say most, and write it with its history."""
     fit = _solve_changes if catalogue.copies else _fit_epochs
     fusion, config, history = fit(catalogue, rows["train"], validation=rows["validation"], params=params)
-    fusion.late.order(embed_views(fusion, select_rows(catalogue.features, catalogue.known)))
+    fusion.late.order(embed_views(fusion, catalogue.features))
     canvas = read_canvas(catalogue.ingested / "ingest.json")
     save_fusion(fusion, config, catalogue.towers.shapes, folder=folder, canvas=canvas)
     write_json(folder / "history.json", history)
@@ -120,9 +119,9 @@ def _write_fusion(folder: Path, catalogue: _Catalogue, rows: Mapping[str, np.nda
 
 @dataclass(frozen=True, kw_only=True)
 class _Catalogue:
-    """What every fit draws its rows from; ``items`` are without their pictures.
+    """What every fit draws its rows from, no test item among them; ``items`` are without their pictures.
 
-    ``copies`` are of the pictures of the rows ``known``, where there are any.
+    ``copies`` are of the pictures, where they are all there is.
     """
 
     ingested: Path
@@ -131,30 +130,35 @@ class _Catalogue:
     features: Features
     towers: Towers
     classes: Classes
-    known: np.ndarray
     copies: list[Features]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """All of them."""
+        return np.arange(len(self.items))
+
     def select_copies(self, rows: np.ndarray) -> list[Features]:
-        """Copies of the pictures of the given rows, all of which are known."""
-        return [select_rows(one, np.searchsorted(self.known, rows)) for one in self.copies]
+        """Copies of the pictures of the given rows."""
+        return [select_rows(one, rows) for one in self.copies]
 
 
-def _copy_pictures(items: pa.Table, rows: np.ndarray, *, towers_folder: Path, seed: int) -> list[Features]:
+def _copy_pictures(items: pa.Table, *, towers_folder: Path, seed: int) -> list[Features]:
     """What a catalogue without words and labels learns from; nothing where there are any."""
-    if not is_bare(items.drop_columns(["image"]).take(rows)):
+    if not is_bare(items.drop_columns(["image"])):
         return []
-    items = items.take(rows)
     seeds = range(COPIES * seed, COPIES * (seed + 1))
     return [load_copies(items, seed=one, towers_folder=towers_folder, cache=CACHE) for one in seeds]
 
 
 def _read_split_items(ingested: Path, split: Path) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    """Items, and the split and cluster of each. Test items too: the towers' outputs are cached here for all."""
+    """Items that are no test items, and the split and cluster of each."""
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "sha256"])
     table = read_table(split / "split.parquet", made_by="split").to_pydict()
     row = {id_: n for n, id_ in enumerate(table["id"])}
-    order = [row[id_] for id_ in items["id"].to_pylist()]
-    return items, {name: np.array(table[name])[order] for name in ("split", "cluster")}
+    order = np.array([row[id_] for id_ in items["id"].to_pylist()], dtype=np.int64)
+    known_N = np.array(table["split"])[order] != "test"
+    kept = order[known_N]
+    return items.filter(pa.array(known_N)), {name: np.array(table[name])[kept] for name in ("split", "cluster")}
 
 
 def _solve_changes(
@@ -169,17 +173,17 @@ def _solve_changes(
         fusion = _Fit(catalogue, rows, params=params).fusion.eval()
         asked, searched = catalogue.select_copies(validation)[0], select_rows(catalogue.features, validation)
         history.append({"epoch": 0, **check_copies(fusion, asked, searched)})
-    fit = _Fit(catalogue, catalogue.known, params=params)
+    fit = _Fit(catalogue, catalogue.rows, params=params)
     return fit.fusion.eval(), fit.config, history
 
 
 def _fit_epochs(
     catalogue: _Catalogue, rows: np.ndarray, *, validation: np.ndarray, params: TrainParams
 ) -> tuple[Fusion, FusionConfig, History]:
-    """Choose the number of epochs on validation, then train on all known items for as long."""
+    """Choose the number of epochs on validation, then train on all items for as long."""
     fusion, config, history = _choose_epochs(catalogue, rows, validation=validation, params=params)
     if len(validation) and history:
-        fusion, config = _refit(catalogue, catalogue.known, epochs=find_best(history) + 1, params=params)
+        fusion, config = _refit(catalogue, catalogue.rows, epochs=find_best(history) + 1, params=params)
     return fusion, config, history
 
 

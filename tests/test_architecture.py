@@ -50,7 +50,7 @@ LAYERS = {
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
     | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"}
     | {"crossval", "refresh"},
-    5: {"cli", "demo", "release_commands", "experiment_commands"},
+    5: {"cli", "demo", "printing", "data_commands", "release_commands", "experiment_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 STAGES = {"ingest", "validate", "split", "train", "embed", "evaluate"}

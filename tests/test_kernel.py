@@ -50,6 +50,25 @@ def test_fewer_landmarks_than_items_predict_nearly_the_same(
     assert np.corrcoef(few(torch.from_numpy(x_NF)).numpy()[:, 1], full[:, 1])[0, 1] > 0.95
 
 
+def test_by_landmarks_a_fold_is_predicted_by_what_its_rows_are_taken_out_of(
+    rows: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_NF, target_NO = rows
+    monkeypatch.setattr(kernel, "MOST_LANDMARKS", 45)
+    monkeypatch.setattr(kernel, "BLOCK", 7)
+    head, crossed_NO = fit(x_NF, target_NO)
+    kernel_NM = head.compare(torch.from_numpy(x_NF)).double().numpy()
+    chosen = np.sort(np.random.default_rng(0).permutation(60)[:45])
+    for fold in range(5):
+        seen, kept = np.arange(60) % 5 != fold, np.flatnonzero(chosen % 5 != fold)
+        tall, bias = kernel_NM[seen][:, kept], target_NO[seen].mean(0)
+        landmarks = kernel_NM[chosen[kept]][:, kept]
+        left = tall.T @ tall + kernel.RIDGE * np.trace(landmarks) / len(kept) * landmarks
+        left += 1e-6 * len(tall) * np.eye(len(kept))
+        weight = np.linalg.solve(left, tall.T @ (target_NO[seen] - bias))
+        assert np.allclose(crossed_NO[~seen], kernel_NM[~seen][:, kept] @ weight + bias, atol=2e-3)
+
+
 def test_a_cross_fitted_prediction_does_not_know_its_own_target(rows: tuple[np.ndarray, np.ndarray]) -> None:
     x_NF, target_NO = rows
     changed_NO = target_NO.copy()

@@ -1,0 +1,81 @@
+"""The commands ``cbir-ops data ...``: parse, call, print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cbir.printing import AsJson, format_bytes, print_json, print_table
+from cbir.workspace import find_workspace
+
+app = typer.Typer(no_args_is_help=True, help="Import pictures, see what is there, remove some.")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
+    name: Annotated[str | None, typer.Option(help="Name of the source; its folder's name by default.")] = None,
+) -> None:
+    """Copy a source into data/raw; adding the same again adds nothing."""
+    from cbir.sources import import_source
+
+    report = import_source(source, name=name, raw=_find_raw())
+    typer.echo(report.summary)
+    for reason in report.skipped[:20]:
+        typer.echo(f"  {reason}", err=True)
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """The sources in data/raw, and what their items say."""
+    from cbir.sources.inventory import list_sources
+
+    found = list_sources(_find_raw())
+    if as_json:
+        print_json([asdict(source) for source in found])
+        return
+    if not found:
+        typer.echo("data/raw holds no source; run `cbir-ops data import openmoji`, or import a folder.")
+        return
+    header = [
+        "source",
+        "items",
+        "with caption",
+        "with label",
+        "labels",
+        "relative captions",
+        "files missing",
+        "pictures",
+    ]
+    counts = ["items", "captioned", "labelled", "labels", "relative", "missing"]
+    print_table(
+        header,
+        [[s.name, *(f"{getattr(s, count):,}" for count in counts), format_bytes(s.bytes)] for s in found],
+    )
+
+
+@app.command()
+def remove(
+    source: Annotated[str, typer.Argument(help="Name of a source, as `cbir-ops data list` shows it.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of items; without any the whole source goes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a source or some of its items from data/raw; search changes with the next refresh or retrain."""
+    from cbir.sources.removal import remove_items
+
+    gone = remove_items(source, ids or [], raw=_find_raw(), dry_run=dry_run)
+    if as_json:
+        print_json(asdict(gone) | {"dry_run": dry_run})
+        return
+    verb = "would be removed" if dry_run else "removed"
+    typer.echo(
+        f"{gone.name}: {gone.items:,} items and {gone.relative:,} relative captions {verb}, {gone.left:,} items left"
+    )
+
+
+def _find_raw() -> Path:
+    return find_workspace() / "data" / "raw"

@@ -1,0 +1,96 @@
+"""How items, or a whole source, go from the raw folder: alone, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from cbir.errors import SourceError
+from cbir.records import RAW_ITEMS, RAW_RELATIVE
+from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
+from cbir.sources.inventory import list_sources, read_rows
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """How many items and relative captions of a source went, and how many items are left of it."""
+
+    name: str
+    items: int
+    relative: int
+    left: int
+
+
+def remove_items(
+    name: str, ids: Sequence[str] = (), *, raw: Path, dry_run: bool = False, patience: float = PATIENCE
+) -> Removal:
+    """Remove the items ``ids`` of the source ``name``, or without any the source; pictures that no item has go too.
+
+    An id may be given without its source's name. Relative captions go with either of their ends. Killed or failed, it
+    leaves all as it was. Waits as an import does. ``dry_run``: only says what would go.
+
+    Raises:
+        SourceError: there is no such source or item, or a list is malformed; nothing was removed.
+    """
+    folder = raw / name
+    with lock_imports(raw, patience=patience):
+        if not (folder / RAW_ITEMS).is_file() or folder.parent != raw:
+            raise SourceError(f"There is no source {name!r} in {raw}; {_name_sources(name, raw)}")
+        items = list(read_rows(folder / RAW_ITEMS))
+        known = [str(row.get("id")) for _, row in items]
+        gone = _find_items(ids, known, name=name) if ids else set(known)
+        relative = list(read_rows(folder / RAW_RELATIVE))
+        kept = [line for line, row in relative if gone.isdisjoint((row.get("reference_id"), row.get("target_id")))]
+        left = [(line, row) for line, row in items if row.get("id") not in gone]
+        if not dry_run:
+            files = {str(row.get("file_name")) for _, row in items} - {str(row.get("file_name")) for _, row in left}
+            _write(folder, [line for line, _ in left], kept, files=files, raw=raw)
+        return Removal(name=name, items=len(items) - len(left), relative=len(relative) - len(kept), left=len(left))
+
+
+def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set[str]:
+    full = {f"{name}/{id_.removeprefix(f'{name}/')}" for id_ in ids}
+    unknown = sorted(id_.removeprefix(f"{name}/") for id_ in full.difference(known))
+    if unknown:
+        near = get_close_matches(unknown[0], [id_.removeprefix(f"{name}/") for id_ in known], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"{name}/{RAW_ITEMS} and `cbir-ops query` show ids."
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        raise SourceError(f"{name} has no item {', '.join(unknown[:SHOWN])}{more}; {hint} Nothing was removed.")
+    return full
+
+
+def _name_sources(name: str, raw: Path) -> str:
+    names = [holding.name for holding in list_sources(raw)]
+    near = get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are {', '.join(names)}." if names else "nothing was imported."
+
+
+def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: set[str], raw: Path) -> None:
+    """Write the source beside, without what goes, and let it take the place of the one that is there."""
+    partial_root = raw.parent / ".import"
+    partial, aside = partial_root / "new" / folder.name, partial_root / "gone" / folder.name
+    try:
+        if not items:
+            aside.parent.mkdir(parents=True)
+            os.replace(folder, aside)
+            return
+        shutil.copytree(folder, partial, copy_function=os.link)
+        for file, lines in ((RAW_ITEMS, items), (RAW_RELATIVE, relative)):
+            if (partial / file).exists():
+                (partial / file).unlink()  # a link to the old one, which must stay as it is
+                (partial / file).write_bytes(b"".join(line + b"\n" for line in lines))
+        for file in files:
+            picture = partial / file
+            if picture.is_file() and picture.resolve().is_relative_to(partial.resolve()):
+                picture.unlink()
+        exchange(partial, folder, aside=partial_root / "old" / folder.name)
+    finally:
+        restore(partial_root, raw=raw)
