@@ -47,7 +47,7 @@ SHAPES = TowerShapes(  # of towers small enough to invent their outputs
         mean=(0.5, 0.5, 0.5),
         deviation=(0.5, 0.5, 0.5),
         width=12,
-        blocks=((12, 1.2), (9, 3.0), (8, 2.5), (8, 4.0), (COLOUR_BINS, 7.5)),
+        blocks=((12, 1.2), *3 * ((9, 5.0),), *4 * ((8, 0.0),), (COLOUR_BINS, 7.5)),
     ),
     text=TextShape(width=10, blocks=((10, 1.2), (10, 1.0)), max_tokens=16),
 )
