@@ -24,9 +24,9 @@ from cbir.towers.pooling import POOLING, average_cells, count_relations, describ
 from cbir.towers.shape import COLOURS, ENERGIES, PATTERNS, STAGES, Blocks, VisualShape
 from cbir.towers.weights import find_near, package_folder, read_checkpoint
 
-# Weights of the summary's blocks in the kernel, chosen on OpenMoji's training items (docs/benchmarks.md). Stages are
-# not compared there: what is trained reads them.
-WHOLE_WEIGHT, RELATION_WEIGHT, STAGE_WEIGHT, COLOUR_WEIGHT = 1.2, 5.0, 0.0, 7.5
+# Weights of the summary's blocks in the kernel, chosen on training items of OpenMoji and of photographs, see
+# docs/benchmarks.md. Stages are not compared there: what is trained reads them.
+WHOLE_WEIGHT, RELATION_WEIGHT, STAGE_WEIGHT, COLOUR_WEIGHT = 5.0, 5.0, 0.0, 7.5
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
