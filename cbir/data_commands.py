@@ -71,10 +71,9 @@ def remove(
     if as_json:
         print_json(asdict(gone) | {"dry_run": dry_run})
         return
-    verb = "would be removed" if dry_run else "removed"
-    typer.echo(
-        f"{gone.name}: {gone.items:,} items and {gone.relative:,} relative captions {verb}, {gone.left:,} items left"
-    )
+    verb = "would go" if dry_run else "removed"
+    total = gone.items + gone.left
+    typer.echo(f"{gone.name}: {gone.items:,} of {total:,} items and {gone.relative:,} relative captions {verb}")
 
 
 def _find_raw() -> Path:

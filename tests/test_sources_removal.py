@@ -152,7 +152,7 @@ def test_the_commands_show_and_remove(raw: Path, tmp_path: Path, monkeypatch: py
 
     assert [line.split()[:2] for line in run("list").splitlines()[1:3]] == [["hats", "1"], ["shoes", "3"]]
     assert [source["labels"] for source in json.loads(run("list", "--json"))] == [0, 1]
-    assert "1 items and 0 relative captions would be removed, 0 items left" in run("remove", "hats", "--dry-run")
+    assert "hats: 1 of 1 items and 0 relative captions would go" in run("remove", "hats", "--dry-run")
     assert json.loads(run("remove", "shoes", "0", "--json"))["left"] == 2
     run("remove", "shoes")
     run("remove", "hats")
