@@ -87,6 +87,9 @@ def test_words_are_added_where_there_are_none_and_nowhere_else() -> None:
     assert told.token_mask_BT.tolist() == [[True, False], [True, True], [False, False], [True, False]]
     assert features.has_text_B.tolist() == [True, False, False, False], "what is indexed stays as it was"
     assert features.text_BR[:, 0].tolist() == [1, 0, 0, 0]
+    add_words(features, Reader(), [None, "cat", None, "fox"])  # type: ignore[arg-type]  # as long as what is there
+    assert features.tokens_BTW[:, :, 0].tolist() == [[1], [0], [0], [0]]
+    assert features.token_mask_BT.tolist() == [[True], [False], [False], [False]]
     assert add_words(features, Reader(), [None, None, "", None]) is features  # type: ignore[arg-type]
 
 
