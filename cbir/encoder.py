@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL import Image
 
 from cbir.errors import TowerError
 from cbir.images import Canvas
-from cbir.similarity import Similarity
+from cbir.similarity import Similarity, shorten_vectors
 from cbir.towers.run import FILES, Towers, hash_files
 from cbir.towers.shape import GRID_CELLS
 
@@ -109,7 +110,13 @@ class Encoder:
     def fuse(self, features: Features) -> np.ndarray:
         """Tower outputs -> vectors, float32 (B, D)."""
         (vector_BD,) = self._fusion.run(None, name_inputs(features))
-        return np.asarray(vector_BD)
+        return shorten_vectors(np.asarray(vector_BD), self.dimensions, self.similarity)
+
+    def shorten(self, dimensions: int) -> Encoder:
+        """The same encoder with the first ``dimensions`` of its vectors, as an index may hold them."""
+        shorter = copy.copy(self)
+        shorter.dimensions = min(dimensions, self.dimensions)
+        return shorter
 
 
 def read_canvas(facts: Path) -> Canvas:

@@ -18,7 +18,6 @@ from cbir.query_sets import measure_golden
 from cbir.ranks import score_vectors
 from cbir.records import read_items, read_table, write_json
 from cbir.scoreboard import Metrics, Scoreboard, score_gallery, write_scores
-from cbir.similarity import shorten_vectors
 from cbir.slices import COLUMNS
 
 SHOWN = 6  # first hits of a golden query
@@ -37,6 +36,8 @@ def evaluate(
 ) -> Metrics:
     """Score retrieval on the test items, and the golden queries on all items as the index will hold them.
 
+    Vectors have as many dimensions as ``embedded`` has.
+
     Writes ``metrics``, and into ``out`` intervals and comparisons, slices, per-query results and curves.
 
     Raises:
@@ -47,7 +48,7 @@ def evaluate(
         WorkspaceError: a file that an earlier stage writes is missing.
     """
     indexed = read_table(embedded / "embeddings.parquet", made_by="embed")
-    loaded = Encoder.load(encoder)
+    loaded = Encoder.load(encoder).shorten(indexed["vector"].type.list_size)
     gallery = load_gallery(ingested, split, towers_folder=encoder)
     board = Scoreboard(params)
     score_gallery(board, loaded, gallery)
@@ -67,8 +68,7 @@ def _score_golden(board: Scoreboard, encoder: Encoder, indexed: pa.Table, *, gol
     if not queries.ids:
         return []
     item_ND = indexed["vector"].combine_chunks().flatten().to_numpy().reshape(indexed.num_rows, -1)
-    asked_QD = shorten_vectors(encoder.encode(queries.images, queries.texts), item_ND.shape[1], encoder.similarity)
-    score = score_vectors(asked_QD, item_ND, encoder.similarity)
+    score = score_vectors(encoder.encode(queries.images, queries.texts), item_ND, encoder.similarity)
     answers = measure_golden(queries, score, ks=board.params.k)
     board.add(answers)
     shown = []

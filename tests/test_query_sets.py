@@ -12,11 +12,15 @@ import pyarrow as pa
 import pytest
 from conftest import SHAPES
 
+from cbir.embed import embed
 from cbir.encoder import Encoder, Features
 from cbir.errors import SplitError
+from cbir.evaluate import evaluate
 from cbir.gallery import Gallery, load_gallery
+from cbir.params import EmbedParams, EvaluateParams
 from cbir.query_sets import judge_rows, leave_out, list_query_sets, measure_encoder
 from cbir.records import write_table
+from cbir.similarity import shorten_vectors
 from cbir.towers.shape import GRID_CELLS
 
 ROWS = 4
@@ -86,6 +90,29 @@ def test_judgements_of_a_block_are_those_of_its_queries_as_a_naive_loop_finds_th
     block = judge_rows(shared, 3, 9)
     found = [block.item_J[a:b].tolist() for a, b in pairwise(block.start_Q1)]
     assert found == [naive[n] for n in shared.asking_Q[3:9]]
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_of_as_many_dimensions_as_are_embedded(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(released)
+    ingested, split, encoder = (Path("data") / name for name in ("ingested", "split", "encoder"))
+    found = []
+    for dimensions in (None, 8):
+        embed(ingested, encoder, tmp_path / "embedded", params=EmbedParams(dimensions=dimensions))
+        places = {"embedded": tmp_path / "embedded", "out": tmp_path / "out", "metrics": tmp_path / "metrics.json"}
+        found.append(evaluate(ingested, split, encoder, golden=Path("golden"), params=EvaluateParams(), **places))
+    whole, short = (metrics["text_to_image"]["fused"]["map"] for metrics in found)
+    assert whole == json.loads(Path("metrics.json").read_text())["text_to_image"]["fused"]["map"]
+    loaded = Encoder.load(encoder)
+    gallery = load_gallery(ingested, split, towers_folder=encoder)
+    by_hand = next(iter(measure_encoder(loaded.shorten(8), gallery, ks=[1, 5, 10])))
+    assert short == pytest.approx(by_hand.figures["map"].mean())
+    assert short != pytest.approx(whole)
+    vector_ND = loaded.shorten(8).encode([None], ["a red square"])
+    assert np.allclose(vector_ND, shorten_vectors(loaded.encode([None], ["a red square"]), 8, "cosine"))
+    assert loaded.shorten(10_000).dimensions == loaded.dimensions
 
 
 @pytest.mark.slow
