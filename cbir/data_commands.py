@@ -12,6 +12,14 @@ from cbir.printing import AsJson, format_bytes, print_json, print_table
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, help="Import pictures, see what is there, remove some.")
+COUNTS = {  # of a source, and what a table calls them
+    "items": "items",
+    "captioned": "with caption",
+    "labelled": "with label",
+    "labels": "labels",
+    "relative": "relative captions",
+    "missing": "files missing",
+}
 
 
 @app.command("import")
@@ -40,21 +48,8 @@ def list_(as_json: AsJson = False) -> None:
     if not found:
         typer.echo("data/raw holds no source; run `cbir-ops data import openmoji`, or import a folder.")
         return
-    header = [
-        "source",
-        "items",
-        "with caption",
-        "with label",
-        "labels",
-        "relative captions",
-        "files missing",
-        "pictures",
-    ]
-    counts = ["items", "captioned", "labelled", "labels", "relative", "missing"]
-    print_table(
-        header,
-        [[s.name, *(f"{getattr(s, count):,}" for count in counts), format_bytes(s.bytes)] for s in found],
-    )
+    rows = [[s.name, *(f"{getattr(s, count):,}" for count in COUNTS), format_bytes(s.bytes)] for s in found]
+    print_table(["source", *COUNTS.values(), "pictures"], rows)
 
 
 @app.command()

@@ -74,6 +74,14 @@ def test_a_picture_that_no_item_has_goes_and_what_is_elsewhere_stays(raw: Path, 
     assert (tmp_path / "mine.png").exists()
 
 
+def test_ids_that_were_written_by_hand_need_not_name_their_source(raw: Path) -> None:
+    with (raw / "shoes" / "items.jsonl").open("a") as lines:
+        lines.write('{"id": "boot", "file_name": "boot.png"}\n{"id": 7, "file_name": "7.png"}\n')
+    assert remove_items("shoes", ["boot"], raw=raw).items == 1
+    assert read_ids(raw) == ["shoes/0", "shoes/1", "shoes/2", 7]
+    assert remove_items("shoes", raw=raw).left == 0
+
+
 @pytest.mark.parametrize("ids", [[], ["shoes/0", "1", "2"]], ids=["by name", "by its items"])
 def test_a_source_without_items_is_none(raw: Path, ids: list[str]) -> None:
     assert remove_items("shoes", ids, raw=raw) == Removal(name="shoes", items=3, relative=1, left=0)

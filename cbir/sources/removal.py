@@ -43,11 +43,11 @@ def remove_items(
         if not (folder / RAW_ITEMS).is_file() or folder.parent != raw:
             raise SourceError(f"There is no source {name!r} in {raw}; {_name_sources(name, raw)}")
         items = list(read_rows(folder / RAW_ITEMS))
-        known = [str(row.get("id")) for _, row in items]
-        gone = _find_items(ids, known, name=name) if ids else set(known)
+        known = {str(row.get("id")) for _, row in items}
+        gone = _find_items(ids, known, name=name) if ids else known
         relative = list(read_rows(folder / RAW_RELATIVE))
         kept = [line for line, row in relative if gone.isdisjoint((row.get("reference_id"), row.get("target_id")))]
-        left = [(line, row) for line, row in items if row.get("id") not in gone]
+        left = [(line, row) for line, row in items if str(row.get("id")) not in gone]
         if not dry_run:
             files = {str(row.get("file_name")) for _, row in items} - {str(row.get("file_name")) for _, row in left}
             _write(folder, [line for line, _ in left], kept, files=files, raw=raw)
@@ -55,10 +55,10 @@ def remove_items(
 
 
 def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set[str]:
-    full = {f"{name}/{id_.removeprefix(f'{name}/')}" for id_ in ids}
+    full = {id_ if id_ in known else f"{name}/{id_.removeprefix(f'{name}/')}" for id_ in ids}
     unknown = sorted(id_.removeprefix(f"{name}/") for id_ in full.difference(known))
     if unknown:
-        near = get_close_matches(unknown[0], [id_.removeprefix(f"{name}/") for id_ in known], n=1)
+        near = get_close_matches(unknown[0], sorted(id_.removeprefix(f"{name}/") for id_ in known), n=1)
         hint = f"did you mean {near[0]}?" if near else f"{name}/{RAW_ITEMS} and `cbir-ops query` show ids."
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         raise SourceError(f"{name} has no item {', '.join(unknown[:SHOWN])}{more}; {hint} Nothing was removed.")
