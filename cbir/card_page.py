@@ -76,10 +76,12 @@ def render_summary(card: Card) -> str:
     """What it is, in a few lines."""
     release = card.release
     dimensions = card.encoder.get("dimensions", "?")
+    fewer = release.dimensions not in (None, dimensions)
     lines = [
-        f"Encoder `{release.fingerprint}` turns a picture, words, or both into one unit vector of {dimensions} "
-        f"dimensions; table `{release.table}` holds {card.counts.get('items', 0):,.0f} items, of which "
-        f"{card.counts.get('test_items', 0):,.0f} were kept for the figures below.",
+        f"Encoder `{release.fingerprint}` turns a picture, words, or both into one vector of {dimensions} dimensions"
+        f"{f', of which the first {release.dimensions} are searched' if fewer else ''}; table `{release.table}` holds "
+        f"{card.counts.get('items', 0):,.0f} items, of which {card.counts.get('test_items', 0):,.0f} were kept for the "
+        "figures below.",
         f"Data revision `{release.data_revision}`, {_name_commit(release)}, made {release.made:%Y-%m-%d %H:%M} UTC.",
         _describe_gate(card),
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from cbir.errors import hint_at
 from cbir.rows import HIDDEN
 
 _PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?")  # in the source code of LanceDB, as it was built
@@ -22,8 +22,7 @@ def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str
     unknown = _UNKNOWN.search(str(error))
     if unknown:
         name = unknown[1] or unknown[2]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"if it is meant as text, write '{name}'."
+        hint = hint_at(name, known, otherwise=f"if it is meant as text, write '{name}'.")
         return f"--where {where!r}: there is no column {name}; {hint} {listed}"
     for name in HIDDEN:
         if re.search(rf"\b{name}\b", _TEXT.sub("", where)):

@@ -42,7 +42,7 @@ SCORES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """A release's encoder: the folder it lies in, and it, open."""
+    """A release's encoder: the folder it lies in, and it, open, of as many dimensions as the release is searched by."""
 
     folder: Path
     encoder: Encoder

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
 from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE, load_features
+from cbir.fold_store import Scores, name_folds, open_folds
 from cbir.gallery import select_gallery
 from cbir.params import EvaluateParams, SplitParams, load_section
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
@@ -33,18 +33,18 @@ from cbir.statistics import find_interval
 FIGURES = ("map", "hit@1", "hit@10")
 INGESTED = Path("data/ingested")  # in the workspace
 JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
-Measured = dict[str, tuple[np.ndarray, np.ndarray]]  # value_Q and cluster_Q of each figure
 
 
 def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with the workspace's parameters on all folds but one, test on that one, each in turn.
 
-    Works in a temporary folder under ``.cbir``; towers' outputs come from the workspace's cache. Writes
-    ``reports/crossval.json``, which it returns, and ``reports/crossval.html``.
+    Works under ``.cbir/crossval``, where the scores of every fold that is done stay: stopped, it goes on where it was.
+    Towers' outputs come from the workspace's cache. Writes ``reports/crossval.json``, which it returns, and
+    ``reports/crossval.html``.
 
     Raises:
         SplitError: the items cannot be dealt into so many folds.
-        WorkspaceError: nothing has been ingested.
+        WorkspaceError: nothing has been ingested, or another cross-validation is running.
         TrainingError: training on a fold failed.
     """
     params = load_section(workspace / "params.yaml", "split", SplitParams)
@@ -52,25 +52,21 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
     items = read_items(workspace / INGESTED, columns=["id", "group", "sha256", "phash", "labels"]).to_pydict()
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
     fold_N = deal_folds(cluster_N, items["labels"], folds=folds, seed=params.seed)
-    (workspace / CACHE).mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    measured: list[dict[str, Measured]] = []
-    with TemporaryDirectory(dir=workspace / CACHE.parent, prefix="crossval-") as place:
+    measured: list[dict[str, Scores]] = []
+    with open_folds(workspace, key=name_folds(workspace, ingested=INGESTED, folds=folds)) as store:
         for fold in range(folds):
             where_N = name_parts(fold_N == fold, cluster_N, items["labels"], params=params)
             counts = {name: int((where_N == name).sum()) for name in ("train", "validation", "test")}
-            say(f"fold {fold + 1} of {folds}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-            columns = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
-            folder = Path(place) / str(fold)
-            write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
-            _train(workspace, folder, fold=fold)
-            test = np.flatnonzero(fold_N == fold)
-            found = _measure(workspace, folder / "encoder", test, cluster_N=cluster_N)
-            shutil.rmtree(folder)
-            measured.append(found)
-            means = {
-                kind: {name: float(value_Q.mean()) for name, (value_Q, _) in found[kind].items()} for kind in KINDS
-            }
+            kept = store.read(fold)
+            parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+            say(f"fold {fold + 1} of {folds}: {parts if kept is None else 'measured by an earlier run'}")
+            if kept is None:
+                columns = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
+                kept = _run_fold(workspace, store.work / str(fold), columns, fold=fold)
+                store.write(fold, kept)
+            measured.append(kept)
+            means = {kind: {name: float(value_Q.mean()) for name, (value_Q, _) in kept[kind].items()} for kind in KINDS}
             shown = [f"{name} {value:.3f}" for name, value in means["figures"].items() if "map" in name]
             say(f"fold {fold + 1}: " + ", ".join(shown))
             rows.append({"fold": fold + 1, **counts, **means})
@@ -123,7 +119,7 @@ def name_parts(
     return where_N
 
 
-def summarise(folds: list[Measured], *, seed: int) -> dict[str, dict[str, float | None]]:
+def summarise(folds: list[Scores], *, seed: int) -> dict[str, dict[str, float | None]]:
     """What the folds that have a figure say of it together.
 
     ``mean``, ``deviation`` (of a sample; None of one fold), ``least`` and ``greatest`` are of the folds' means.
@@ -169,6 +165,16 @@ def list_rows(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _run_fold(workspace: Path, folder: Path, columns: dict[str, list[str]], *, fold: int) -> dict[str, Scores]:
+    """Train without the fold's test items, and measure on them; what lies in ``folder`` afterwards is not needed."""
+    write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
+    _train(workspace, folder, fold=fold)
+    test = np.flatnonzero(np.array(columns["split"]) == "test")
+    found = _measure(workspace, folder / "encoder", test, cluster_N=np.array(columns["cluster"]))
+    shutil.rmtree(folder)
+    return found
+
+
 def _train(workspace: Path, folder: Path, *, fold: int) -> None:
     """Train in a process of its own, as DVC would; its progress goes to stderr."""
     command = [sys.executable, "-m", "cbir.train", str(INGESTED), str(folder / "split"), str(folder / "encoder")]
@@ -177,7 +183,7 @@ def _train(workspace: Path, folder: Path, *, fold: int) -> None:
         raise TrainingError(f"Training without fold {fold + 1} failed, for the reason above; mend it and start again.")
 
 
-def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray) -> dict[str, Measured]:
+def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray) -> dict[str, Scores]:
     """The fused system's figures of each query among the given rows, by ``query set.system.figure``, and its gains.
 
     A gain is by how much its mAP is above that of what needs no training, by ``query set.system.map above rival``.
@@ -196,8 +202,8 @@ def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster
         cache=workspace / CACHE,
     )
     vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
-    figures: Measured = {}
-    gains: Measured = {}
+    figures: Scores = {}
+    gains: Scores = {}
     for query_set in list_query_sets(gallery, reads_words=encoder.reads_words):
         systems = run_encoder(encoder, gallery, query_set, vectors=vectors)
         ours = find_fused(systems)

@@ -12,6 +12,7 @@ from cbir.printing import AsJson, format_bytes, print_json, print_table
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, help="Import pictures, see what is there, remove some.")
+SHOWN = 20  # reasons why something was left out
 COUNTS = {  # of a source, and what a table calls them
     "items": "items",
     "captioned": "with caption",
@@ -26,14 +27,20 @@ COUNTS = {  # of a source, and what a table calls them
 def import_(
     source: Annotated[str, typer.Argument(help="`openmoji`, or a folder of pictures.")],
     name: Annotated[str | None, typer.Option(help="Name of the source; its folder's name by default.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Copy a source into data/raw; adding the same again adds nothing."""
     from cbir.sources import import_source
 
     report = import_source(source, name=name, raw=_find_raw())
+    if as_json:
+        print_json(asdict(report))
+        return
     typer.echo(report.summary)
-    for reason in report.skipped[:20]:
+    for reason in report.skipped[:SHOWN]:
         typer.echo(f"  {reason}", err=True)
+    if len(report.skipped) > SHOWN:
+        typer.echo(f"  and {len(report.skipped) - SHOWN} more; --json names them all", err=True)
 
 
 @app.command("list")

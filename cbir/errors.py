@@ -24,6 +24,9 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class CbirError(Exception):
     """A fault that the user can mend; the message says how."""
@@ -91,3 +94,17 @@ class IndexError_(CbirError):
 
 class QueryError(CbirError):
     """A query is empty, or its filter is not valid."""
+
+
+def hint_at(
+    name: str, known: Iterable[str], *, otherwise: str | None = None, cutoff: float = 0.6, most: int = 1
+) -> str:
+    """The remedy for a name that is not known: the ``most`` nearest ones, else ``otherwise``, else all that there are.
+
+    ``cutoff``: how near is near, from 0 to 1 (``difflib.get_close_matches``).
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are: {', '.join(known)}" if otherwise is None else otherwise

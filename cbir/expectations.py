@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from great_expectations.expectations.registry import list_registered_expectation
 from great_expectations.render.view.view import DefaultJinjaPageView
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from cbir.errors import ValidationError
+from cbir.errors import ValidationError, hint_at
 
 ROW = "item"  # what names a row in the results
 VIEWS = Path(__file__).parent / "datadocs"
@@ -57,9 +56,9 @@ def _check_types(types: Sequence[str], *, name: str) -> None:
     known = list_registered_expectation_implementations()
     for number, type_ in enumerate(types, start=1):
         if type_ not in known:
-            near = difflib.get_close_matches(str(type_), known, n=1, cutoff=0)
+            hint = hint_at(str(type_), known, cutoff=0)
             raise ValidationError(
-                f"{name}.json: expectation {number}: there is no {type_} in Great Expectations; did you mean {near[0]}?"
+                f"{name}.json: expectation {number}: there is no {type_} in Great Expectations; {hint}"
             )
 
 

@@ -60,7 +60,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
             pair
             for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
             for pair in _read_list(path, RelativeCaption)
-            if pair["reference_id"] in good and pair["target_id"] in good
+            if pair["reference_id"] != pair["target_id"] and {pair["reference_id"], pair["target_id"]} <= good
         ]
         write_table(folder / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
         counts = {"items": len(good), "quarantined": len(bad), "relative": len(relative)}

@@ -1,12 +1,15 @@
-"""Where a stage's output lies by its hash, whatever is checked out now."""
+"""Hashes of stages: of the code that they run, and where the output of a hash lies, whatever is checked out now."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 from cbir.errors import StageError, WorkspaceError
 
@@ -37,6 +40,16 @@ def list_files(cache: Path, md5: str) -> dict[str, Path]:
     """
     listed = json.loads(_locate(cache, md5).read_text())
     return {entry["relpath"]: _locate(cache, entry["md5"]) for entry in listed}
+
+
+def hash_code(workspace: Path, stage: str) -> str:
+    """Hash of the code of ours that a stage depends on by ``dvc.yaml``, as it lies in the workspace."""
+    deps = yaml.safe_load((workspace / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
+    digest = hashlib.sha256()
+    for path in (workspace / dep for dep in deps if dep.startswith("cbir/")):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _locate(cache: Path, md5: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from cbir.errors import ParamsError
+from cbir.errors import ParamsError, hint_at
 from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
@@ -37,8 +36,7 @@ def _check_colour(name: str) -> str:
     try:
         ImageColor.getrgb(name)
     except ValueError:
-        near = difflib.get_close_matches(name.lower(), ImageColor.colormap, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "write a name such as white, or #rrggbb"
+        hint = hint_at(name.lower(), ImageColor.colormap, otherwise="write a name such as white, or #rrggbb.", most=3)
         raise ValueError(f"{name} is no colour; {hint}") from None
     return name
 
@@ -279,9 +277,9 @@ def load_section(path: Path, name: str, section: type[S]) -> S:
     """
     document = _read_document(path)
     for other in document:  # a workspace may have sections of its own, but hardly one that is called almost like ours
-        near = difflib.get_close_matches(str(other), SECTIONS, n=1, cutoff=0.8)
-        if near and other not in SECTIONS:
-            raise ParamsError(f"params.yaml: {other}: unknown section; did you mean {near[0]}?")
+        hint = hint_at(str(other), SECTIONS, otherwise="", cutoff=0.8)
+        if hint and other not in SECTIONS:
+            raise ParamsError(f"params.yaml: {other}: unknown section; {hint}")
     values = document.get(name)
     try:
         return TypeAdapter(section).validate_python({} if values is None else values)
@@ -325,12 +323,6 @@ def _say(problem: ErrorDetails) -> str:
             return str(problem["ctx"]["error"])
         case "literal_error":
             names = re.findall("'([^']+)'", problem["ctx"]["expected"])
-            near = difflib.get_close_matches(str(problem["input"]), names, n=1)
-            return problem["msg"] + (f"; did you mean {near[0]}?" if near else "")
+            hint = hint_at(str(problem["input"]), names, otherwise="")
+            return f"{problem['msg']}; {hint}" if hint else problem["msg"]
     return problem["msg"]
-
-
-def hint_at(key: str, known: list[str], *, kind: str = "keys") -> str:
-    """What to write instead of an unknown key: the nearest known one, or any."""
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known {kind}: {', '.join(known)}"

@@ -13,9 +13,9 @@ from cbir.index import Index
 from cbir.params import ReleaseParams, load_section
 from cbir.registry import Registry, Release
 from cbir.registry.history import PIN, PROMOTE, ROLLBACK, UNPIN, stack_champions
+from cbir.registry.release import ROWS
 from cbir.workspace import locate_index
 
-ROWS = "rows"
 REMEDY = (
     "choose another (`cbir-ops releases list`), or check out its git commit, run `dvc checkout`, move the table away "
     "and run `cbir-ops retrain`."

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from cbir.errors import CbirError, ValidationError
+from cbir.errors import CbirError, ValidationError, hint_at
 from cbir.expectations import ROW, run_suite
-from cbir.params import ValidateParams, hint_at, load_section
+from cbir.params import ValidateParams, load_section
 from cbir.records import read_items, read_table, replace_folder, write_json
 
 NAMED = 10
@@ -89,7 +89,7 @@ def _check_columns(expectations: list[dict[str, Any]], known: list[str], *, path
         named = [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
         for column in [*named, *kwargs.get("column_list", [])]:
             if column not in known and not expectation["type"].startswith(ABOUT_COLUMNS):
-                hint = hint_at(str(column), known, kind="columns")
+                hint = hint_at(str(column), known)
                 raise ValidationError(f"{path}: expectation {number}: there is no column {column}; {hint}")
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cbir.errors import IndexError_, WorkspaceError
+from cbir.locks import LOCKS, hold_lock
 
 PATIENCE = 3600.0  # seconds
 
@@ -34,21 +33,13 @@ def locate_index(workspace: Path) -> str:
 
 @contextmanager
 def lock_table(workspace: Path, table: str, *, patience: float = PATIENCE) -> Iterator[None]:
-    """Be the only one who writes to ``table``; the operating system frees the lock of a killed process.
+    """Be the only one who writes to ``table``.
 
     Raises:
         IndexError_: another did not end within ``patience`` seconds.
     """
-    folder = workspace / ".cbir" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{table}.lock")
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise IndexError_(
-            f"Another run has been writing to table {table} for {patience:.0f} s; wait for it to end, then try again."
-        ) from None
-    try:
+    busy = IndexError_(
+        f"Another run has been writing to table {table} for {patience:.0f} s; wait for it to end, then try again."
+    )
+    with hold_lock(workspace / LOCKS / f"{table}.lock", busy=busy, patience=patience):
         yield
-    finally:
-        lock.release()

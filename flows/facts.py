@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cbir.git import read_state
+from cbir.registry.release import DIMENSIONS, ROWS
 
 EVIDENCE = (
     "metrics.json",
@@ -26,10 +27,12 @@ def list_evidence(root: Path) -> list[Path]:
 
 
 def collect_facts(root: Path) -> dict[str, str]:
-    """Tags of a release: its rows, the hash of its ``dvc.lock``, and where git stood."""
+    """Tags of a release: its rows and their dimensions, the hash of its ``dvc.lock``, and where git stood."""
     state = read_state(root)
+    embedded = json.loads((root / "data/embedded/embedded.json").read_text())
     facts = {
-        "rows": str(json.loads((root / "data/embedded/embedded.json").read_text())["rows"]),
+        ROWS: str(embedded["rows"]),
+        DIMENSIONS: str(embedded["dimensions"]),
         "dvc_lock": hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest(),
         "git_dirty": str(state.dirty).lower(),
     }

@@ -134,7 +134,7 @@ def _compare(root: Path, registry: Registry, champion: Release, release: Release
 
 
 def _open_contestant(registry: Registry, release: Release) -> Contestant:
-    """Open a release's encoder and ask it once, for some faults show only then.
+    """Open a release's encoder, as long as its table's vectors, and ask it once, for some faults show only then.
 
     Raises:
         ReleaseError: it is not the encoder that was registered.
@@ -146,8 +146,9 @@ def _open_contestant(registry: Registry, release: Release) -> Contestant:
             f"Release {release.version} was registered as encoder {release.fingerprint}, but its files are "
             f"{encoder.fingerprint}; restore them."
         )
-    encoder.encode([None], ["a test query"])
-    return Contestant(folder=folder, encoder=encoder)
+    shown = encoder.shorten(release.dimensions) if release.dimensions else encoder
+    shown.encode([None], ["a test query"])
+    return Contestant(folder=folder, encoder=shown)
 
 
 @task(name="decide", timeout_seconds=3600)

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cbir.errors import GitError, StageError, TrainingError, WorkspaceError
 from cbir.features import CACHE
 from cbir.git import check_out, git, read_state
+from cbir.locks import LOCKS, hold_lock
 from cbir.metrics import find_best
+from cbir.outputs import hash_code
 from cbir.params import ReleaseParams, TuneParams, load_section
 from cbir.registry.trials import TrialRuns
 from cbir.search_space import check_space, read_present
@@ -70,7 +70,8 @@ def tune(workspace: Path, *, trials: int, say: Say) -> Tuning:
     _require_ready(workspace)
     name = name_study(workspace, params=params, present=present)
     (workspace / PLACE).mkdir(parents=True, exist_ok=True)
-    with _hold(workspace):
+    busy = WorkspaceError("Another `cbir-ops tune` is running here; wait for it, or stop it.")
+    with hold_lock(workspace / LOCKS / "tune.lock", busy=busy):
         study = Study(workspace / PLACE / "optuna.db", name=name, space=params.search, seed=params.seed)
         release = load_section(workspace / "params.yaml", "release", ReleaseParams)
         runs = TrialRuns(workspace, name=f"{release.name}-tuning", study=name)
@@ -88,12 +89,11 @@ def tune(workspace: Path, *, trials: int, say: Say) -> Tuning:
 def name_study(workspace: Path, *, params: TuneParams, present: Mapping[str, Any]) -> str:
     """Name of a search: a hash of all that must be equal for its trials to be comparable."""
     lock = read_yaml(workspace / "dvc.lock")["stages"]
-    stage = read_yaml(workspace / "dvc.yaml")["stages"]["train"]
     facts = {
         "tune": asdict(params),
         "fixed": {name: value for name, value in present.items() if name not in params.search},
         "data": [lock[name]["outs"][0]["md5"] for name in ("ingest", "split")],
-        "code": {dep: _hash_sources(workspace / dep) for dep in stage["deps"] if dep.startswith("cbir/")},
+        "code": hash_code(workspace, "train"),
     }
     return f"tune-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}"
 
@@ -198,20 +198,6 @@ def _require_ready(workspace: Path) -> None:
 
 
 @contextmanager
-def _hold(workspace: Path) -> Iterator[None]:
-    """One search at a time in a workspace.
-
-    Raises:
-        WorkspaceError: another one is running.
-    """
-    try:
-        with FileLock(workspace / PLACE / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise WorkspaceError("Another `cbir-ops tune` is running here; wait for it, or stop it.") from None
-
-
-@contextmanager
 def _clone(workspace: Path, *, say: Say) -> Iterator[Path]:
     """The workspace as it is, uncommitted changes included, in a clone that has its data and its features."""
     top = workspace / PLACE / "clone"
@@ -250,11 +236,6 @@ def _copy_changes(workspace: Path, clone: Path, changed: list[str]) -> None:
             (clone / name).unlink(missing_ok=True)
     if changed:
         git(clone, "add", "--all", "--", *changed)
-
-
-def _hash_sources(path: Path) -> str:
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _format_value(value: Any) -> str:

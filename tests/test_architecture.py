@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"errors", "records", "params", "similarity", "workspace"},
+    0: {"errors", "locks", "records", "params", "similarity", "workspace"},
     1: {"known_files", "clusters", "images", "texts", "metrics", "ranks", "losses", "metric_losses", "statistics"},
     2: {
         "classes",
@@ -46,7 +46,7 @@ LAYERS = {
         "rivals",
     },
     3: {"ingest", "validate", "split", "train", "embed", "evaluate", "sources", "registry", "index"}
-    | {"git", "outputs", "search_space", "study"},
+    | {"git", "outputs", "fold_store", "search_space", "study"},
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
     | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"}
     | {"crossval", "refresh"},

@@ -6,13 +6,17 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lancedb
+import pyarrow as pa
 import pytest
 from conftest import cbir, set_param
 from mlflow.tracking import MlflowClient
 
+from cbir.contest import SCORES_SCHEMA, Contestant
 from cbir.registry import Registry
+from cbir.registry.release import DIMENSIONS
 from cbir.workspace import locate_index
 from flows.gate import compare_champion, make_gate_key
 from flows.standing import find_current, find_standing
@@ -110,6 +114,25 @@ def test_a_champion_that_cannot_be_read_is_a_verdict_and_no_crash(
     contest = json.loads((folder / "contest.json").read_text())
     assert (contest["champion"], contest["version"], bool(contest["fault"])) == ("unreadable", "1", True)
     assert [words.startswith("champion 1: ") for words in said] == [True]
+
+
+@pytest.mark.slow
+def test_champion_and_challenger_answer_with_as_many_dimensions_as_each_is_searched_by(
+    live: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def hold(champion: Contestant, challenger: Contestant, **_: Any) -> tuple[pa.Table, dict[str, Any]]:
+        seen.append((champion.encoder.dimensions, challenger.encoder.dimensions))
+        return pa.Table.from_pylist([], schema=SCORES_SCHEMA), {"test_items": 0, "fresh_items": 0, "golden": None}
+
+    monkeypatch.setattr("flows.gate.hold_contest", hold)
+    whole = registry.get_champion()
+    compare_champion.fn(str(live), whole.key)
+    assert whole.dimensions == seen[0][0] == seen[0][1]
+    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").set_model_version_tag("cbir", whole.version, DIMENSIONS, "16")
+    compare_champion.fn(str(live), whole.key)
+    assert seen[1] == (16, 16)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
 
 def test_an_unknown_key_near_to_none_lists_the_known_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "split: {zzz: 3}")
-    with pytest.raises(ParamsError, match="known keys: validation, test, phash_distance, seed"):
+    with pytest.raises(ParamsError, match="there are: validation, test, phash_distance, seed"):
         load_section(path, "split", SplitParams)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,41 @@ def test_the_tux_paint_photographs_come_with_captions_and_labels(tmp_path: Path)
     assert all(row["labels"] for row in rows)
     assert sum(bool(row["captions"]) for row in rows) > 700
     assert not any("utf8=" in caption for row in rows for caption in row["captions"])
+
+
+def put_coco_twins(folder: Path) -> None:
+    images = [{"id": 1, "file_name": "cat.png"}, {"id": 2, "file_name": "cat.jpg"}]
+    captions = [{"image_id": 1, "caption": "a cat"}, {"image_id": 2, "caption": "another cat"}]
+    put(folder, "captions.json", json.dumps({"images": images, "annotations": captions}).encode())
+
+
+def put_metadata_twins(folder: Path) -> None:
+    rows = [{"file_name": "cat.png", "text": "a cat"}, {"file_name": "cat.jpg", "text": "another cat"}]
+    put(folder, "metadata.jsonl", ("\ufeff" + "\n".join(map(json.dumps, rows))).encode())
+
+
+@pytest.mark.parametrize("layout", [put_coco_twins, put_metadata_twins])
+def test_two_pictures_whose_names_differ_by_their_ending_are_two_items(
+    folder: Path, layout: Callable[[Path], None]
+) -> None:
+    put(folder, "cat.png", png())
+    put(folder, "cat.jpg", png("blue"))
+    layout(folder)
+    rows = imported(folder)
+    assert {id_: row["captions"] for id_, row in rows.items()} == {
+        "mine/cat": ["a cat"],
+        "mine/cat.jpg": ["another cat"],
+    }
+
+
+def test_a_picture_that_metadata_names_twice_is_refused_with_what_to_write(folder: Path) -> None:
+    put(folder, "cat.png", png())
+    put(folder, "metadata.csv", b"file_name,caption\ncat.png,a cat\ncat.png,a tom\n")
+    with pytest.raises(SourceError, match="names 'cat[.]png' twice; give it one row with all captions"):
+        imported(folder)
+
+
+def test_coco_that_names_no_file_is_refused(folder: Path) -> None:
+    put(folder, "captions.json", json.dumps({"images": [{"id": 1, "file_name": ""}], "annotations": []}).encode())
+    with pytest.raises(SourceError, match=r"is not COCO or Karpathy JSON: .*file_name ''"):
+        imported(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,44 @@ def test_attributes_that_no_column_can_be_named_after_are_told(tmp_path: Path) -
     (folder / "metadata.jsonl").write_text(json.dumps(row))
     report = take(folder)
     assert [text.split(":")[0] for text in report.skipped] == ["attribute 'source'", "attribute '_rowid'"]
+
+
+def lose(picture: Path) -> None:
+    picture.unlink()
+
+
+def truncate(picture: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:-1])
+
+
+def flip(picture: Path) -> None:
+    data = picture.read_bytes()
+    picture.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("harm", [lose, truncate, flip])
+def test_importing_again_puts_a_lost_or_damaged_picture_back(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    pictures = {path: path.read_bytes() for path in (tmp_path / "raw/mine/images").rglob("*.png")}
+    first = min(pictures)
+    harm(first)
+    report = take(source)
+    assert (report.added, report.unchanged, report.restored) == (0, 2, 1)
+    assert report.summary.endswith("; 1 lost or damaged pictures put back")
+    assert {path: path.read_bytes() for path in pictures} == pictures
+    assert take(source).restored == 0
+
+
+def test_a_relative_caption_that_leads_to_its_own_picture_is_named_and_left_out(tmp_path: Path) -> None:
+    report = take(put_part(tmp_path / "set", ("a", "redder", "b"), ("a", "the same", "a")))
+    assert (report.relative, report.skipped) == (1, ["relative caption of a: it leads to the same picture"])
+
+
+def test_a_column_called_file_is_told_and_gives_way_to_the_files_name(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    rows = [{"file_name": f"{name}.png", "file": "mine"} for name in "ab"]
+    (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = take(tmp_path / "set")
+    assert report.skipped == ["attribute 'file': not imported, for the file's name is called so; rename the column"]
+    assert {row["attributes"]["file"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")} == {"a.png", "b.png"}

@@ -170,7 +170,7 @@ def test_a_missing_column_fails_and_is_no_crash(tmp_path: Path) -> None:
             {"column": "capton_count"},
             "no column capton_count; did you mean caption_c",
         ),
-        ("expect_column_values_to_be_unique", {"column": "xyz"}, "no column xyz; known columns: id, source, sha256"),
+        ("expect_column_values_to_be_unique", {"column": "xyz"}, "no column xyz; there are: id, source, sha256"),
         ("expect_column_pair_values_to_be_equal", {"column_A": "id", "column_B": "widht"}, "did you mean width"),
         ("expect_compound_columns_to_be_unique", {"column_list": ["id", "heigth"]}, "did you mean height"),
     ],

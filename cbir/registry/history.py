@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cbir.errors import RegistryError
+from cbir.locks import LOCKS, hold_lock
 
-LOCK = Path(".cbir/locks/history.lock")  # in the workspace
+LOCK = LOCKS / "history.lock"
 PATIENCE = 60.0  # seconds; an entry takes a fraction of one
 Entry = dict[str, str]  # version, at, by, why, action; entries of before there were actions lack the last
 
@@ -51,16 +50,9 @@ def lock_history(workspace: Path, *, patience: float = PATIENCE) -> Iterator[Non
     Raises:
         RegistryError: another did not end within ``patience`` seconds.
     """
-    (workspace / LOCK).parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(workspace / LOCK)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        raise RegistryError(
-            f"Another command has been writing to the history of releases for {patience:.0f} s ({workspace / LOCK}); "
-            "wait for it, or stop it, then try again."
-        ) from None
-    try:
+    busy = RegistryError(
+        f"Another command has been writing to the history of releases for {patience:.0f} s ({workspace / LOCK}); "
+        "wait for it, or stop it, then try again."
+    )
+    with hold_lock(workspace / LOCK, busy=busy, patience=patience):
         yield
-    finally:
-        lock.release()

@@ -10,6 +10,8 @@ from typing import Any
 
 RELEASE_KEY = "release_key"
 REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written before its commit
+ROWS = "rows"  # of its table as it was published
+DIMENSIONS = "dimensions"  # of the vectors in its table; releases of earlier versions do not say
 PINNED = "pinned"  # why it is never cleaned up
 GATE = "gate."  # what the gate decided
 VERDICT = "verdict"
@@ -53,6 +55,12 @@ class Release:
     def refresh(self) -> str | None:
         """What the last refresh of its table did, or was about to do, as JSON; None where there was none."""
         return self.tags.get(REFRESHED)
+
+    @property
+    def dimensions(self) -> int | None:
+        """How many dimensions its table's vectors have; None where it does not say, and they are whole."""
+        told = self.tags.get(DIMENSIONS)
+        return None if told is None else int(told)
 
     @property
     def pinned(self) -> bool:

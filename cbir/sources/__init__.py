@@ -44,7 +44,8 @@ def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
         skipped: list[str] = []
         found, relative = _read_source(source, skipped=skipped)
         report = merge_source(found, relative, name=name, folder=partial, skipped=skipped)
-        if not all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE)):
+        same = all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE))
+        if not same or report.restored:
             exchange(partial, final, aside=partial_root / "old" / name)
         return report
     finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
-from cbir.sources.files import list_files, read_picture
+from cbir.sources.files import list_files, name_item, read_picture
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 Entry = dict[str, Any]
@@ -53,7 +54,7 @@ def _looks_right(path: Path) -> bool:
 
 def _load(path: Path) -> Entry:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
     except OSError as error:
@@ -64,15 +65,21 @@ def _load(path: Path) -> Entry:
 
 
 def _gather(paths: list[Path]) -> list[RawItem]:
-    items: dict[str, RawItem] = {}
+    """Items in the order in which the files first name their pictures."""
+    items: dict[str, RawItem] = {}  # by their file's name
     for path in paths:
         document = _load(path)
         try:
             for item in _read_karpathy(document) if _is_karpathy(document) else _read_coco(document):
-                items[item.id] = _merge(items[item.id], item) if item.id in items else item
-        except (KeyError, TypeError, AttributeError) as error:
+                name = item.file_name
+                items[name] = _merge(items[name], item) if name in items else item
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SourceError(f"{path} is not COCO or Karpathy JSON: {error!r} is missing or malformed.") from None
-    return list(items.values())
+    named: dict[str, RawItem] = {}
+    for item in items.values():
+        id_ = name_item(item.file_name, named)
+        named[id_] = replace(item, id=id_)
+    return list(named.values())
 
 
 def _is_karpathy(document: Entry) -> bool:
@@ -83,8 +90,8 @@ def _read_karpathy(document: Entry) -> Iterator[RawItem]:
     for image in document["images"]:
         file_name = "/".join(part for part in (image.get("filepath"), image["filename"]) if part)
         yield RawItem(
-            id=Path(file_name).with_suffix("").as_posix(),
-            file_name=file_name,
+            id="",  # named when all are known
+            file_name=_check_name(file_name),
             captions=[str(sentence["raw"]) for sentence in image["sentences"] if sentence["raw"] is not None],
             split=KARPATHY_SPLITS.get(image.get("split", "")),
         )
@@ -102,11 +109,17 @@ def _read_coco(document: Entry) -> Iterator[RawItem]:
             labels.setdefault(image, set()).add(_label(names[annotation["category_id"]]))
     for image in document["images"]:
         yield RawItem(
-            id=Path(image["file_name"]).with_suffix("").as_posix(),
-            file_name=image["file_name"],
+            id="",  # as above
+            file_name=_check_name(image["file_name"]),
             captions=captions.get(image["id"], []),
             labels=sorted(labels.get(image["id"], ())),
         )
+
+
+def _check_name(file_name: str) -> str:
+    if not Path(file_name).name:
+        raise ValueError(f"file_name {file_name!r}")
+    return file_name
 
 
 def _label(category: Entry) -> str:

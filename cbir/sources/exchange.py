@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from cbir.errors import SourceError
+from cbir.locks import hold_lock
 
 PATIENCE = 3600.0  # seconds
 
@@ -20,29 +19,20 @@ PATIENCE = 3600.0  # seconds
 def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
     """Keep imports into ``raw`` out, with what a killed one had set aside put back.
 
-    The operating system frees the lock of a killed process.
-
     Raises:
         SourceError: an import did not end within ``patience`` seconds.
     """
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(raw.parent / ".import.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    busy = SourceError(
+        f"Another import into {raw}, or what reads it, still runs after {patience:.0f} s; wait for it to end, "
+        "then run this again."
+    )
+
+    def on_wait() -> None:
         print(f"waiting for another import into {raw}, or what reads it, to end", file=sys.stderr)
-        try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise SourceError(
-                f"Another import into {raw}, or what reads it, still runs after {patience:.0f} s; wait for it to end, "
-                "then run this again."
-            ) from None
-    try:
+
+    with hold_lock(raw.parent / ".import.lock", busy=busy, patience=patience, on_wait=on_wait):
         restore(raw.parent / ".import", raw=raw)
         yield
-    finally:
-        lock.release()
 
 
 def exchange(partial: Path, final: Path, *, aside: Path) -> None:

@@ -1,9 +1,9 @@
-"""Which files a source holds, how a picture's are read, and what is said of those that are not."""
+"""Which files a source holds, how a picture's are named and read, and what is said of those that are not."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -18,6 +18,12 @@ def list_files(folder: Path, *, skipped: list[str]) -> list[Path]:
         skipped.append(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
     return sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=report) for name in names)
+
+
+def name_item(file_name: str, seen: Container[str]) -> str:
+    """Id of a picture by its file's name: without the ending, unless another one is called so and they differ by it."""
+    short = Path(file_name).with_suffix("").as_posix()
+    return file_name if short in seen else short
 
 
 def read_picture(path: Path, *, name: str, skipped: list[str]) -> bytes | None:

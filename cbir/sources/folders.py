@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
-from cbir.sources.files import PICTURES, list_files, read_picture
+from cbir.sources.files import PICTURES, list_files, name_item, read_picture
 from cbir.sources.metadata import find_metadata, read_listed
 from cbir.sources.splits import find_split_folders
 
@@ -56,13 +56,12 @@ def _explain_nothing(folder: Path, metadata: list[Path]) -> str:
 def _build_item(
     path: Path, *, folder: Path, splits: dict[str, str | None], seen: set[str], skipped: list[str]
 ) -> RawItem:
-    """A picture of which only its folders and side-car speak; its ending is part of the id where two differ by it."""
+    """A picture of which only its folders and side-car speak."""
     name = path.relative_to(folder)
-    id_ = name.with_suffix("").as_posix()
     caption = _read_sidecar(path.with_suffix(".txt"), skipped=skipped)
     labels = name.parts[1:-1] if name.parts[0] in splits else name.parts[:-1]
     return RawItem(
-        id=name.as_posix() if id_ in seen else id_,
+        id=name_item(name.as_posix(), seen),
         file_name=name.as_posix(),
         captions=[caption] if caption else [],
         labels=["/".join(labels)] if labels else [],

@@ -16,25 +16,33 @@ from cbir.errors import SourceError
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
 
+FILE = "file"  # attribute: what a picture's file is called in the source
+TAKEN = "not imported, for the file's name is called so; rename the column"
+HIDDEN = "comes with a hit, but cannot be searched by: the name is one of the table's own"
 TEXTS, ENDS = ("id", "file_name"), ("reference_id", "caption", "target_id")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What an import did: items and relative captions added, items already there, and what was left out and why."""
+    """What an import did: items and relative captions added, items already there, and what was left out and why.
+
+    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again.
+    """
 
     name: str
     added: int
     unchanged: int
     skipped: list[str]
     relative: int = 0
+    restored: int = 0
 
     @property
     def summary(self) -> str:
         """One line of counts."""
         counts = f"{self.name}: {self.added} added, {self.unchanged} unchanged, {len(self.skipped)} left out"
-        return f"{counts}; {self.relative} relative captions added" if self.relative else counts
+        counts += f"; {self.relative} relative captions added" if self.relative else ""
+        return counts + (f"; {self.restored} lost or damaged pictures put back" if self.restored else "")
 
 
 def merge_source(
@@ -55,7 +63,7 @@ def merge_source(
     rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, skipped=skipped)}
     pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, skipped=skipped)}
     pairs_before = len(pairs)
-    added = _add_items(rows, found, name=name, folder=folder, skipped=skipped)
+    added, restored = _add_items(rows, found, name=name, folder=folder, skipped=skipped)
     if not rows:
         first = f"; the first: {skipped[0]}" if skipped else ""
         raise SourceError(f"There is no picture that can be imported{first}; see the layouts in docs/data.md.")
@@ -69,6 +77,7 @@ def merge_source(
         unchanged=len(rows) - added,
         skipped=[text.encode("utf-8", "backslashreplace").decode() for text in skipped],
         relative=len(pairs) - pairs_before,
+        restored=restored,
     )
 
 
@@ -101,20 +110,25 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 def _add_items(
     rows: dict[str, Row], found: Iterable[tuple[RawItem, bytes]], *, name: str, folder: Path, skipped: list[str]
-) -> int:
-    added = 0
+) -> tuple[int, int]:
+    """How many rows are new or changed, and how many files of others had to be written again."""
+    added = restored = 0
     hidden: dict[str, None] = {}
     for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
         if not _is_unicode(item):
             skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
             continue
         hidden |= dict.fromkeys(key for key in item.attributes if name_column(key) is None)
-        row = asdict(_place(item, data, name=name, folder=folder))
-        added += rows.get(row["id"]) != row
+        if FILE in item.attributes:
+            hidden[FILE] = None
+        row = asdict(_describe(item, data, name=name))
+        wrote = _place(data, folder / row["file_name"])
+        new = rows.get(row["id"]) != row
+        added += new
+        restored += wrote and not new
         rows[row["id"]] = row
-    reason = "comes with a hit, but cannot be searched by: the name is one of the table's own"
-    skipped[:0] = [f"attribute {key!r}: {reason}" for key in hidden]
-    return added
+    skipped[:0] = [f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden]
+    return added, restored
 
 
 def _is_unicode(value: RawItem | RelativeCaption) -> bool:
@@ -126,19 +140,26 @@ def _is_unicode(value: RawItem | RelativeCaption) -> bool:
     return True
 
 
-def _place(item: RawItem, data: bytes, *, name: str, folder: Path) -> RawItem:
+def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
+    """The item as it lies in the raw folder, its file named by a hash of its bytes."""
     digest = hashlib.sha256(data).hexdigest()[:24]
-    target = folder / "images" / digest[:2] / f"{digest}{Path(item.file_name).suffix.lower()}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
     return replace(
         item,
         id=f"{name}/{item.id}",
         group=f"{name}/{item.group}" if item.group else None,
-        file_name=target.relative_to(folder).as_posix(),
-        attributes=json.loads(json.dumps(item.attributes | {"file": item.file_name}, default=str)),
+        file_name=f"images/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
+        attributes=json.loads(json.dumps(item.attributes | {FILE: item.file_name}, default=str)),
     )
+
+
+def _place(data: bytes, target: Path) -> bool:
+    """Make ``target`` hold ``data``, and say whether it did not; a damaged file is replaced, not written through."""
+    if target.exists() and target.stat().st_size == len(data) and target.read_bytes() == data:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # it may be a hard link to what is there now
+    target.write_bytes(data)
+    return True
 
 
 def _add_relative(
@@ -155,7 +176,9 @@ def _add_relative(
         row = asdict(replace(pair, reference_id=f"{name}/{pair.reference_id}", target_id=f"{name}/{pair.target_id}"))
         if not ids.issuperset((row["reference_id"], row["target_id"])):
             continue
-        if _is_unicode(pair):
+        if row["reference_id"] == row["target_id"]:
+            skipped.append(f"relative caption of {pair.reference_id}: it leads to the same picture")
+        elif _is_unicode(pair):
             pairs.setdefault(_key(row), row)
         else:
             skipped.append(f"relative caption of {pair.reference_id}: no valid Unicode")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
-from cbir.sources.files import read_picture
+from cbir.sources.files import name_item, read_picture
 from cbir.sources.splits import NAMES, name_split
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -42,9 +42,10 @@ def read_listed(
     """Items and file bytes; ``file_name`` is relative to the folder of its metadata.
 
     Raises:
-        SourceError: a file is malformed, or an id is there twice.
+        SourceError: a file is malformed, or an id is there twice, or a picture without one.
     """
     seen: set[str] = set()
+    files: set[str] = set()
     unknown: Counter[str] = Counter()
     for path in metadata:
         for row in _read_rows(path):
@@ -54,7 +55,10 @@ def read_listed(
                 continue
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise SourceError(f"{path} names {name!r}, outside {folder}; move the picture below the folder.")
-            item = _build_item(name, row, splits=splits)
+            if name in files and row.get("id") is None:
+                raise SourceError(f"{path} names {name!r} twice; give it one row with all captions, or each row an id.")
+            files.add(name)
+            item = _build_item(name, row, splits=splits, seen=seen)
             unknown.update([repr(item.attributes["split"])] if "split" in item.attributes else [])
             if item.id in seen:
                 raise SourceError(f"{path} names the id {item.id!r} twice; make ids unique, or leave the column out.")
@@ -80,7 +84,7 @@ def _read_name(row: Any, path: Path, *, folder: Path) -> str:
 def _read_rows(path: Path) -> list[Row]:
     try:
         if path.suffix == ".jsonl":  # not by splitlines(), which cuts inside of texts
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
@@ -95,7 +99,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
 
 
-def _build_item(name: str, row: Row, *, splits: dict[str, str | None]) -> RawItem:
+def _build_item(name: str, row: Row, *, splits: dict[str, str | None], seen: Container[str]) -> RawItem:
     """A split that the row names goes before that of its folder; one that is unknown stays an attribute."""
     row = {str(key): value for key, value in row.items() if value is not None}
     captions = [text for key in CAPTIONS for text in _as_list(row.pop(key, None))]
@@ -104,7 +108,7 @@ def _build_item(name: str, row: Row, *, splits: dict[str, str | None]) -> RawIte
     if split or row.get("split") == "":
         row.pop("split")
     return RawItem(
-        id=str(row.pop("id", Path(name).with_suffix("").as_posix())),
+        id=str(row.pop("id")) if "id" in row else name_item(name, seen),
         file_name=name,
         captions=captions,
         labels=labels,

@@ -6,10 +6,9 @@ import os
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from cbir.errors import SourceError
+from cbir.errors import SourceError, hint_at
 from cbir.records import RAW_ITEMS, RAW_RELATIVE
 from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
 from cbir.sources.inventory import list_sources, read_rows
@@ -58,8 +57,8 @@ def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set
     full = {id_ if id_ in known else f"{name}/{id_.removeprefix(f'{name}/')}" for id_ in ids}
     unknown = sorted(id_.removeprefix(f"{name}/") for id_ in full.difference(known))
     if unknown:
-        near = get_close_matches(unknown[0], sorted(id_.removeprefix(f"{name}/") for id_ in known), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"{name}/{RAW_ITEMS} and `cbir-ops query` show ids."
+        short = sorted(id_.removeprefix(f"{name}/") for id_ in known)
+        hint = hint_at(unknown[0], short, otherwise=f"{name}/{RAW_ITEMS} and `cbir-ops query` show ids.")
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         raise SourceError(f"{name} has no item {', '.join(unknown[:SHOWN])}{more}; {hint} Nothing was removed.")
     return full
@@ -67,10 +66,7 @@ def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set
 
 def _name_sources(name: str, raw: Path) -> str:
     names = [holding.name for holding in list_sources(raw)]
-    near = get_close_matches(name, names, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there are {', '.join(names)}." if names else "nothing was imported."
+    return hint_at(name, names, otherwise=f"there are {', '.join(names)}." if names else "nothing was imported.")
 
 
 def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: set[str], raw: Path) -> None:

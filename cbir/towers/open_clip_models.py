@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cbir.errors import TowerError
-from cbir.towers.weights import find_near, read_checkpoint
+from cbir.errors import TowerError, hint_at
+from cbir.towers.weights import read_checkpoint
 
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # which only checkpoints of OpenAI's carry
 QUICK = "-quickgelu"
@@ -27,7 +27,7 @@ def load_open_clip(name: str, *, weights: str | None) -> tuple[Any, dict[str, An
 
     config = open_clip.get_model_config(name)
     if config is None:
-        raise TowerError(f"open_clip has no architecture {name!r}; {find_near(name, open_clip.list_models())}.")
+        raise TowerError(f"open_clip has no architecture {name!r}; {hint_at(name, open_clip.list_models())}")
     if weights is None:
         tags = open_clip.list_pretrained_tags_by_model(name)[:5]
         raise TowerError(
@@ -38,7 +38,7 @@ def load_open_clip(name: str, *, weights: str | None) -> tuple[Any, dict[str, An
     if not local and weights not in open_clip.list_pretrained_tags_by_model(name):
         known = open_clip.list_pretrained_tags_by_model(name)
         raise TowerError(
-            f"{KEY}: {weights!r} is neither a file nor a tag of open_clip/{name}; {find_near(weights, known)}."
+            f"{KEY}: {weights!r} is neither a file nor a tag of open_clip/{name}; {hint_at(weights, known)}"
         )
     options = {} if local else open_clip.get_pretrained_cfg(name, weights)
     _check_activation(name, config=config, wanted=bool(options.get("quick_gelu")), source=weights)

@@ -18,12 +18,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from cbir.errors import TowerError
+from cbir.errors import TowerError, hint_at
 from cbir.params import TowerParams
 from cbir.towers.open_clip_models import load_open_clip
 from cbir.towers.run import TOKENIZER
 from cbir.towers.shape import TextShape
-from cbir.towers.weights import find_near, package_folder
+from cbir.towers.weights import package_folder
 
 MAX_TOKENS = 48
 # Weights of the summary's blocks in the kernel: the whole text, the words' own vectors, the middle and the first layer.
@@ -76,7 +76,7 @@ def build_text(params: TowerParams, *, captions: Sequence[str]) -> TextTower:
     if (Path(params.text) / "config.json").exists():
         return SentenceTower(Path(params.text)).eval()
     known = ["minilm-l6", "word-vectors", "open_clip/ViT-B-32", "a sentence transformer's folder"]
-    raise TowerError(f"towers.text: {params.text!r} is no text tower; {find_near(params.text, known)}.")
+    raise TowerError(f"towers.text: {params.text!r} is no text tower; {hint_at(params.text, known)}")
 
 
 class SentenceTower(TextTower):

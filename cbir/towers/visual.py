@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cbir.errors import TowerError
+from cbir.errors import TowerError, hint_at
 from cbir.params import TowerParams
 from cbir.towers.open_clip_models import load_open_clip
 from cbir.towers.pixels import count_colours, count_patterns, measure_energies
 from cbir.towers.pooling import POOLING, average_cells, count_relations, describe_map, relate_channels
 from cbir.towers.shape import COLOURS, ENERGIES, PATTERNS, STAGES, Blocks, VisualShape
-from cbir.towers.weights import find_near, package_folder, read_checkpoint
+from cbir.towers.weights import package_folder, read_checkpoint
 
 # Weights of the summary's blocks in the kernel, chosen on training items of OpenMoji and of photographs, see
 # docs/benchmarks.md. Stages are not compared there: what is trained reads them.
@@ -124,7 +124,7 @@ def _build(params: TowerParams) -> VisualTower:
     if params.visual in LITE_SIZES:
         return _build_lite(params.visual, weights=params.visual_weights, pooling=params.pooling)
     known = [*LITE_SIZES, *(f"torchvision/{name}" for name in TORCHVISION_STAGES), "open_clip/ViT-B-32"]
-    raise TowerError(f"towers.visual: {params.visual!r} is no visual tower; {find_near(params.visual, known)}.")
+    raise TowerError(f"towers.visual: {params.visual!r} is no visual tower; {hint_at(params.visual, known)}")
 
 
 class _LiteTrunk(nn.Module):

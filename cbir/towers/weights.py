@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -54,9 +52,3 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict):
         raise TowerError(f"{path} holds a {type(found).__name__}, not tensors by name; save its state_dict.")
     return {name.removeprefix("module."): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
-
-
-def find_near(name: str, known: Sequence[str]) -> str:
-    """The remedy for a name that is not known."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
