@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.__main__ import describe_machine
 from cbir.index.tables import publish_table
-from cbir.promotion import open_registry
+from cbir.registry import open_registry
 from cbir.workspace import locate_index
 from flows.stages import run_dvc
 

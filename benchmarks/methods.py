@@ -27,7 +27,6 @@ from cbir.params import FineTuneParams, TowerParams, TrainParams
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import read_items, read_table, write_table
 from cbir.rivals import Rivals
-from cbir.similarity import shorten_vectors
 from cbir.train import train
 
 KS = (1, 10)
@@ -113,8 +112,7 @@ def measure_method(method: Method) -> tuple[Encoder, Gallery, float]:
 
 def score_encoder(encoder: Encoder, gallery: Gallery, *, dimensions: int | None = None) -> list[str]:
     """The cells of ``COLUMNS``, with the first ``dimensions`` of every vector where that is given."""
-    if dimensions is not None:
-        encoder = _Short(encoder, dimensions)
+    encoder = encoder.shorten(dimensions)
     vectors = embed_views(encoder, gallery.features)
     figures = {}
     for query_set in list_query_sets(gallery):
@@ -122,16 +120,6 @@ def score_encoder(encoder: Encoder, gallery: Gallery, *, dimensions: int | None 
             if any((query_set.name, system) == column[:2] for column in COLUMNS):
                 figures[query_set.name, system] = measure_system(gallery, query_set, system=system, score=score, ks=KS)
     return [_format(figures.get(column[:2]), column[2]) for column in COLUMNS]
-
-
-class _Short(Encoder):
-    """An encoder whose vectors are the first dimensions of another's."""
-
-    def __init__(self, encoder: Encoder, dimensions: int) -> None:
-        vars(self).update(vars(encoder) | {"dimensions": dimensions, "_whole": encoder})
-
-    def fuse(self, features: object) -> np.ndarray:
-        return shorten_vectors(self._whole.fuse(features), self.dimensions, self.similarity)
 
 
 def score_rivals(encoder: Encoder, gallery: Gallery) -> Iterator[list[str]]:

@@ -204,7 +204,8 @@ def evaluate(
     from cbir.outside import describe_counts, evaluate_outside, list_figures, locate_encoder
 
     workspace = find_workspace()
-    found = evaluate_outside(source, encoder_folder=locate_encoder(workspace, release), workspace=workspace)
+    folder, dimensions = locate_encoder(workspace, release)
+    found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, dimensions=dimensions)
     lines = [json.dumps(found.metrics, indent=2)] if as_json else list_figures(found.metrics)
     typer.echo("\n".join(lines))
     typer.echo(f"{describe_counts(found.metrics['counts'])}\n{found.page}", err=True)

@@ -22,7 +22,7 @@ from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE, load_features
 from cbir.fold_store import Scores, name_folds, open_folds
 from cbir.gallery import select_gallery
-from cbir.params import EvaluateParams, SplitParams, load_section
+from cbir.params import EmbedParams, EvaluateParams, SplitParams, load_section
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import write_page
@@ -191,7 +191,8 @@ def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster
     ks = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).k
     items = read_items(workspace / INGESTED, columns=["id", "image", "captions", "labels", "sha256"])
     features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
-    encoder = Encoder.load(encoder_folder)
+    dimensions = load_section(workspace / "params.yaml", "embed", EmbedParams).dimensions
+    encoder = Encoder.load(encoder_folder).shorten(dimensions)
     gallery = select_gallery(
         items,
         features,

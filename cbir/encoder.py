@@ -112,10 +112,10 @@ class Encoder:
         (vector_BD,) = self._fusion.run(None, name_inputs(features))
         return shorten_vectors(np.asarray(vector_BD), self.dimensions, self.similarity)
 
-    def shorten(self, dimensions: int) -> Encoder:
-        """The same encoder with the first ``dimensions`` of its vectors, as an index may hold them."""
+    def shorten(self, dimensions: int | None) -> Encoder:
+        """The same encoder with the first ``dimensions`` of its vectors, as an index may hold them; None for all."""
         shorter = copy.copy(self)
-        shorter.dimensions = min(dimensions, self.dimensions)
+        shorter.dimensions = min(dimensions or self.dimensions, self.dimensions)
         return shorter
 
 

@@ -24,7 +24,7 @@ from cbir.outputs import hash_code
 from cbir.records import write_table
 
 STORE = Path(".cbir/crossval")  # in the workspace
-SECTIONS = ("split", "towers", "finetune", "train", "evaluate")  # of params.yaml, that figures hang on
+SECTIONS = ("split", "towers", "finetune", "train", "embed", "evaluate")  # of params.yaml, that figures hang on
 SCHEMA = pa.schema([("kind", pa.string()), ("name", pa.string()), ("value", pa.float64()), ("cluster", pa.string())])
 Scores = dict[str, tuple[np.ndarray, np.ndarray]]  # value_Q and cluster_Q of each figure
 

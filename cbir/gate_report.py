@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.errors import ReleaseError
-from cbir.promotion import open_registry
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
 LONGEST = 1000  # characters of the reasons; MLflow refuses more than 5,000, and an override puts its own behind them

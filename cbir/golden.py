@@ -79,7 +79,7 @@ def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str
     queries, items = _number(query_ids), _number(item_ids)
     grade_QN = np.zeros((len(queries), len(items)), np.int64)
     unknown = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in _read_lines(path):
         if not line.strip():
             continue
         query, item, grade = _split_judgement(line, path=path)
@@ -92,6 +92,13 @@ def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str
     if unknown:
         raise GoldenError(f"{path} names items that the catalogue lacks: {_name(unknown)}; mend or drop those lines.")
     return grade_QN
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise GoldenError(f"{path} is no text in UTF-8 ({error}); save it as such.") from None
 
 
 def _split_judgement(line: str, *, path: Path) -> tuple[str, str, int]:

@@ -13,9 +13,8 @@ import yaml
 from cbir.errors import QueryError
 from cbir.index import Index
 from cbir.outputs import find_cache, list_files
-from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 from cbir.rows import REFRESHED_AT
 from cbir.workspace import locate_index
 

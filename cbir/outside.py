@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from cbir.features import CACHE, load_features
 from cbir.gallery import Gallery, select_gallery
 from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
-from cbir.promotion import open_registry
 from cbir.records import read_items, read_table
+from cbir.registry import open_registry
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores
+from cbir.scratch import make_scratch
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
 from cbir.split import cluster_items, count_near
@@ -37,22 +37,25 @@ class Evaluation:
     page: Path
 
 
-def locate_encoder(workspace: Path, release: str) -> Path:
-    """The encoder folder of a release, by its number or an alias such as ``champion``.
+def locate_encoder(workspace: Path, release: str) -> tuple[Path, int | None]:
+    """The encoder folder of a release, by its number or an alias such as ``champion``, and its index's dimensions.
 
     Raises:
         ReleaseError: there is no such release.
     """
     registry = open_registry(workspace)
-    return registry.download_encoder(registry.get_version(release))
+    found = registry.get_version(release)
+    return registry.download_encoder(found), found.dimensions
 
 
-def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> Evaluation:
+def evaluate_outside(
+    source: str, *, encoder_folder: Path, workspace: Path, dimensions: int | None = None
+) -> Evaluation:
     """Import ``source`` into a temporary place, score the encoder on all of it, and write a page into ``reports/``.
 
     The workspace's parameters hold, but pictures are fitted as those that the encoder learned from; its data stays as
-    it is. Where the workspace has been split, the counts say how many of the items have a near duplicate among those
-    that it trains on.
+    it is. Vectors have as many ``dimensions`` as an index holds; None for all. Where the workspace has been split, the
+    counts say how many of the items have a near duplicate among those that it trains on.
 
     Raises:
         SourceError: the source cannot be imported, or has nothing to ask.
@@ -60,11 +63,8 @@ def evaluate_outside(source: str, *, encoder_folder: Path, workspace: Path) -> E
         TrainingError: the encoder's scores are not numbers.
     """
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-").lower() or "data"
-    encoder = Encoder.load(encoder_folder)
-    kept = workspace / CACHE.parent
-    kept.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=kept, prefix="outside-") as folder:
-        place = Path(folder)
+    encoder = Encoder.load(encoder_folder).shorten(dimensions)
+    with make_scratch(workspace) as place:
         import_source(source, name=name, raw=place / "raw")
         params = load_section(workspace / "params.yaml", "ingest", IngestParams)
         params = replace(params, image_size=encoder.canvas.size, background=encoder.canvas.background)

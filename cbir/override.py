@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbir.errors import ReleaseError
-from cbir.promotion import check_table, open_registry
+from cbir.promotion import check_table
+from cbir.registry import open_registry
 from cbir.registry.history import OVERRIDE
 from cbir.smoke import ask_once
 from cbir.workspace import locate_index

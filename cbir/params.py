@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from PIL import ImageColor
@@ -30,6 +31,8 @@ LossName = Literal[
     "multi_similarity",
 ]
 NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 def _check_colour(name: str) -> str:
@@ -75,7 +78,7 @@ class SplitParams:
     validation: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     phash_distance: int = Field(4, ge=0, le=64)
-    seed: int = 0
+    seed: Seed = 0
     keep: bool = True
 
 
@@ -110,11 +113,11 @@ class FineTuneParams:
     weight_decay: float = Field(0.05, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int | Literal["auto"] = 1
+    devices: Count | Literal["auto"] = 1
     hosts: int = Field(1, ge=1)
     workers: int = Field(0, ge=0)
     compile: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -140,7 +143,7 @@ class TrainParams:
     label_share_both: float = Field(1.5, ge=0)
     late: dict[LateSignal, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     dropout: float = Field(0.5, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -158,21 +161,21 @@ class EvaluateParams:
     ``least_queries`` queries is counted and not scored.
     """
 
-    k: tuple[int, ...] = (1, 5, 10)
+    k: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
     slices: tuple[str, ...] = ("label", "has_caption", "size")
     least_queries: int = Field(20, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ReleaseParams:
-    """``name``: of the model in the registry.
+    """``name``: of the model in the registry; letters, digits, ``_``, ``.``, ``-`` and spaces inside.
 
     ``keep``: how many of the newest releases `cbir-ops releases gc` leaves. ``commit``: whether `retrain` commits
     pointers and figures to git before it registers, so that `cbir-ops repro --verify` can make them again.
     """
 
-    name: str = "cbir"
+    name: str = Field("cbir", pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_. -]*[A-Za-z0-9_])?$")
     keep: int = Field(5, ge=1)
     commit: bool = False
 
@@ -202,7 +205,7 @@ class GateParams:
     filtered_recall: float = Field(0.95, ge=0, le=1)
     latency_ms: float = Field(1000.0, gt=0)
     leaks: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -249,7 +252,7 @@ class TuneParams:
 
     search: dict[str, SearchRange] = Field(default_factory=dict)
     metric: Literal["validation", "map", "hit@10"] = "validation"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 SECTIONS: dict[str, type] = {
@@ -304,14 +307,21 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: PydanticError, name: str, section: type) -> str:
-    known = [f.name for f in fields(section)]
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        path = [str(part) for part in problem["loc"] if part != "[key]"]
+        key = ".".join(path)
         unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-        said = f"unknown key; {hint_at(key, known)}" if unknown else _say(problem)
+        said = f"unknown key; {hint_at(path[-1], _list_keys(section, path[:-1]))}" if unknown else _say(problem)
         lines.append(f"{name}.{key}: {said}" if key else f"{name}: {said}")
     return "params.yaml: " + "; ".join(lines)
+
+
+def _list_keys(type_: Any, path: Sequence[str]) -> list[str]:
+    """The keys that there are at ``path`` below ``type_``, through sections and mappings of them."""
+    for part in path:
+        type_ = get_type_hints(type_)[part] if is_dataclass(type_) else get_args(type_)[-1]
+    return [field.name for field in fields(type_)]
 
 
 def _say(problem: ErrorDetails) -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from cbir.errors import IndexError_, ReleaseError
 from cbir.index import Index
-from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 from cbir.registry.history import PIN, PROMOTE, ROLLBACK, UNPIN, stack_champions
 from cbir.registry.release import ROWS
 from cbir.workspace import locate_index
@@ -30,15 +29,6 @@ class Move:
     version: str
     table: str
     seconds: float
-
-
-def open_registry(workspace: Path) -> Registry:
-    """The registry of a workspace, by its params.
-
-    Raises:
-        ParamsError: the params file is missing or wrong.
-    """
-    return Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
 
 
 def check_table(release: Release, *, uri: str) -> None:
@@ -75,7 +65,7 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
         IndexError_: its table is missing or does not match.
         TowerError: its encoder cannot be loaded.
     """
-    from cbir.smoke import ask_once  # it imports this module, and an encoder
+    from cbir.smoke import ask_once  # here, for it imports an encoder
 
     registry = open_registry(workspace)
     release = registry.get_version(version)

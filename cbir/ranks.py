@@ -109,6 +109,7 @@ def measure_ranks(rank_J: np.ndarray, qrels: Qrels, *, ks: Sequence[int]) -> Mea
     nDCG has the grade as gain and log2(rank + 1) as discount, as trec_eval does (Järvelin & Kekäläinen 2002).
     """
     first_Q, total_Q = qrels.start_Q1[:-1], np.diff(qrels.start_Q1)
+    assert (total_Q > 0).all(), "a query has nothing relevant"
     query_J = np.repeat(np.arange(len(total_Q)), total_Q)
     order_J = np.lexsort((rank_J, query_J))
     rank_J, grade_J = rank_J[order_J], qrels.grade_J[order_J]

@@ -24,9 +24,8 @@ from cbir.index import Index
 from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams, load_section
-from cbir.promotion import open_registry
 from cbir.records import ITEM_SCHEMA, RAW_ITEMS, cut_table
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 from cbir.registry.history import REFRESH
 from cbir.rows import Marks, fit_rows, hash_row, mark_item
 from cbir.similarity import shorten_vectors

@@ -87,7 +87,7 @@ def diff(first: Version, second: Version, as_json: AsJson = False) -> None:
 @app.command()
 def log(as_json: AsJson = False) -> None:
     """Everything that was done to releases, oldest first."""
-    from cbir.promotion import open_registry
+    from cbir.registry import open_registry
 
     history = open_registry(find_workspace()).read_log()
     if as_json:
@@ -186,7 +186,7 @@ def repro(
     tolerance: Annotated[float, typer.Option(min=0, help="How far a figure may be off.")] = 0.005,
     as_json: AsJson = False,
 ) -> None:
-    """Make a release again from its commit and data, beside the workspace; exit status 1 where it is not the same."""
+    """Make a release again from its commit and data, in a clone; exit status 1 where it is not the same."""
     from flows.verification import hold, verify_release
 
     def say(line: str) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from cbir.index.tables import list_releases
-from cbir.promotion import open_registry
-from cbir.registry import PINNED, Registry, Release
+from cbir.registry import PINNED, Registry, Release, open_registry
 from cbir.workspace import locate_index
 
 KEY_METRICS = {  # the figures that a list has room for, mean average precision, by their short names

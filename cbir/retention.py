@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,10 +11,10 @@ from pathlib import Path
 from cbir.errors import ReleaseError
 from cbir.index.tables import describe_table, drop_table, list_releases, read_registry
 from cbir.params import ReleaseParams, load_section
-from cbir.promotion import find_previous, open_registry
-from cbir.registry import WANTED, Registry, Release
+from cbir.promotion import find_previous
+from cbir.registry import WANTED, Registry, Release, open_registry
 from cbir.registry.history import GC
-from cbir.workspace import locate_index
+from cbir.workspace import locate_gate, locate_index
 
 YOUNG = timedelta(days=1)  # a table or a registration younger than this may be of a retrain that is still running
 
@@ -92,6 +93,7 @@ def clean_up(workspace: Path, removals: Sequence[Removal], *, now: datetime) -> 
         if removal.release is not None:
             registry.append_log(removal.release, action=GC, reason=removal.why, now=now)
             registry.delete(removal.release)
+            shutil.rmtree(locate_gate(workspace, removal.release.key), ignore_errors=True)
         gone.append(removal)
     return gone
 

@@ -13,8 +13,7 @@ from cbir.encoder import Encoder
 from cbir.errors import ImageError, IndexError_, QueryError
 from cbir.images import load_query_image
 from cbir.index import Hit, Index, blame_table
-from cbir.params import ReleaseParams, load_section
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 from cbir.workspace import locate_index
 
 
@@ -45,8 +44,7 @@ class Searcher:
             ReleaseError: no release is live.
             IndexError_: its table is missing or does not match.
         """
-        params = load_section(workspace / "params.yaml", "release", ReleaseParams)
-        registry = Registry(workspace, name=params.name)
+        registry = open_registry(workspace)
         return cls.open_release(workspace, registry=registry, release=registry.get_champion())
 
     @classmethod

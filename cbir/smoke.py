@@ -10,8 +10,7 @@ from PIL import Image
 
 from cbir.errors import CbirError, IndexError_, ReleaseError
 from cbir.images import encode_png
-from cbir.promotion import open_registry
-from cbir.registry import Registry, Release
+from cbir.registry import Registry, Release, open_registry
 from cbir.search import Searcher
 
 

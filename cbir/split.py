@@ -30,8 +30,9 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     whose given splits differ are counted as ``leaking_clusters``.
 
     ``kept`` is a folder with an earlier split, or without one. Items stay where it has them, so that what was trained
-    on is never tested on later; new clusters fill up what is missing. A new picture that joins kept clusters of
-    several splits takes all of them where most was learnt from: training, then validation.
+    on is not tested on later, but for a split that comes with the data; new clusters fill up what is missing. A new
+    picture that joins kept clusters of several splits takes all of them where most was learnt from: training, then
+    validation.
 
     Raises:
         SplitError: there are too few clusters for a test set.

@@ -69,15 +69,16 @@ def _read_suite(path: Path) -> list[dict[str, Any]]:
         expectations = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValidationError(f"{path} is not there; validate.suite names a file under {path.parent}/.") from None
-    except json.JSONDecodeError as error:
-        raise ValidationError(f"{path} is not JSON: {error}") from None
+    except ValueError as error:
+        raise ValidationError(f"{path} is not JSON in UTF-8: {error}") from None
     if not isinstance(expectations, list) or not expectations:
         raise ValidationError(f"{path} is not a list of expectations; see expectations/items.json.")
     for number, expectation in enumerate(expectations, start=1):
         whole = isinstance(expectation, dict) and isinstance(expectation.get("kwargs"), dict)
         if not whole or not isinstance(expectation.get("type"), str):
             raise ValidationError(f"{path}: expectation {number} lacks type or kwargs.")
-        if expectation.get("meta", {}).get("severity", "error") not in SEVERITIES:
+        meta = expectation.get("meta", {})
+        if not isinstance(meta, dict) or meta.get("severity", "error") not in SEVERITIES:
             raise ValidationError(f"{path}: expectation {number}: severity is one of {', '.join(SEVERITIES)}.")
     return expectations
 

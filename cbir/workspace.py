@@ -28,7 +28,12 @@ def find_workspace() -> Path:
 
 def locate_index(workspace: Path) -> str:
     """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace."""
-    return os.environ.get("CBIR_INDEX_URI", str(workspace / "lancedb"))
+    return os.environ.get("CBIR_INDEX_URI") or str(workspace / "lancedb")
+
+
+def locate_gate(workspace: Path, key: str) -> Path:
+    """Where the gate gathers what it knows of the release with this key."""
+    return workspace / ".cbir" / "gate" / key
 
 
 @contextmanager

@@ -21,10 +21,9 @@ from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import shorten_reasons
 from cbir.index_check import check_index
 from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
-from cbir.promotion import open_registry
 from cbir.records import read_table, write_json, write_table
-from cbir.registry import Registry, Release, flatten_metrics
-from cbir.workspace import locate_index
+from cbir.registry import Registry, Release, flatten_metrics, open_registry
+from cbir.workspace import locate_gate, locate_index
 from flows.faults import may_pass
 from flows.pages import show_decision
 
@@ -77,7 +76,7 @@ def check_release(workspace: str, key: str) -> str:
         key=key,
         rng=np.random.default_rng(load_section(root / "params.yaml", "gate", GateParams).seed),
     )
-    path = _locate(root, key) / INDEX
+    path = locate_gate(root, key) / INDEX
     write_json(path, asdict(figures))
     return str(path)
 
@@ -93,7 +92,7 @@ def compare_champion(workspace: str, key: str) -> str:
     """Let the champion and the challenger answer the same queries; return the folder of what they scored."""
     root = Path(workspace)
     registry, release = find_release(root, key)
-    folder = _locate(root, key)
+    folder = locate_gate(root, key)
     for name in (SCORES, CONTEST):
         (folder / name).unlink(missing_ok=True)
     champion = registry.find_champion()
@@ -146,9 +145,8 @@ def _open_contestant(registry: Registry, release: Release) -> Contestant:
             f"Release {release.version} was registered as encoder {release.fingerprint}, but its files are "
             f"{encoder.fingerprint}; restore them."
         )
-    shown = encoder.shorten(release.dimensions) if release.dimensions else encoder
-    shown.encode([None], ["a test query"])
-    return Contestant(folder=folder, encoder=shown)
+    encoder.encode([None], ["a test query"])
+    return Contestant(folder=folder, encoder=encoder.shorten(release.dimensions))
 
 
 @task(name="decide", timeout_seconds=3600)
@@ -157,13 +155,16 @@ def decide_release(workspace: str, key: str) -> str:
 
     Raises:
         IndexError_: the release is live already, and its table, published again, does not answer as it should.
+        ReleaseError: what is live is no longer what the release was compared with.
     """
     root = Path(workspace)
     registry, release = find_release(root, key)
     champion = registry.find_champion()
     params = load_section(root / "params.yaml", "gate", GateParams)
-    folder = _locate(root, key)
-    decision = decide(_gather(root, folder), params=params)
+    folder = locate_gate(root, key)
+    evidence = _gather(root, folder)
+    _check_champion(evidence.contest, champion, release)
+    decision = decide(evidence, params=params)
     if champion is not None and champion.version == release.version:
         _check_live(decision, release)
         return "pass"
@@ -193,6 +194,16 @@ def _hinders(rule: Rule) -> bool:
     return rule.binding and rule.verdict != "pass"
 
 
+def _check_champion(contest: Contest, champion: Release | None, release: Release) -> None:
+    """A comparison takes its time, in which a person may promote or roll back."""
+    live = champion.version if champion else None
+    if contest.version != live:
+        met, now = (f"release {version}" if version else "none" for version in (contest.version, live))
+        raise ReleaseError(
+            f"Release {release.version} was compared with {met}, but {now} is live now; run `cbir-ops retrain` again."
+        )
+
+
 def _check_live(decision: Decision, release: Release) -> None:
     """Of a release that is live already only the index is in question: its table was published again."""
     faults = [rule.sentence for rule in decision.rules if rule.name.startswith("index.") and _hinders(rule)]
@@ -214,7 +225,3 @@ def _gather(root: Path, folder: Path) -> Evidence:
         contest=Contest(**contest),
         pairs=list_pairs(read_table(folder / SCORES, made_by="evaluate")) if (folder / SCORES).exists() else [],
     )
-
-
-def _locate(root: Path, key: str) -> Path:
-    return root / ".cbir" / "gate" / key

@@ -70,7 +70,7 @@ def describe_outcome(name: str, summary: Mapping[str, Any]) -> tuple[str, str]:
         return f"{name}: release {version} is live", f"Release {version} passed the gate; search has {rows} items."
     live = f"release {version} stays live" if version else "nothing is live yet"
     if summary["outcome"] == "kept":
-        return f"{name}: {live}", f"Release {candidate} was rolled back from before, so {live}."
+        return f"{name}: {live}", f"Release {candidate} was live before and comes back only by a person, so {live}."
     return (
         f"{name}: release {candidate} is {summary['outcome']}",
         f"The gate did not let release {candidate} pass, so {live}.\n{summary['reasons']}\n"

@@ -14,7 +14,7 @@ from cbir.contest import record_split
 from cbir.errors import ReleaseError
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import publish_table
-from cbir.promotion import open_registry
+from cbir.registry import open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table
 from flows.checks import check_params
@@ -88,7 +88,7 @@ def publish_index(workspace: str, key: str) -> int:
 def promote(workspace: str, key: str) -> str:
     """Move the alias ``champion`` to a release that passed the gate, and return the outcome.
 
-    A release that was live once and was rolled back from is not promoted again: a person decided so.
+    A release that was live once is not promoted again: that is for a person to do.
 
     Raises:
         ReleaseError: the gate did not pass it, or did so against another champion.
@@ -98,7 +98,7 @@ def promote(workspace: str, key: str) -> str:
     champion = registry.find_champion()
     live = champion is not None and champion.version == release.version
     if champion is not None and not live and was_left(registry, release):
-        get_run_logger().warning("release %s was rolled back from; %s stays live", release.version, champion.version)
+        get_run_logger().warning("release %s was live before; %s stays live", release.version, champion.version)
         return "kept"
     tags = registry.read_gate_tags(release)
     decided = tags.get("verdict"), tags.get("champion")
@@ -127,7 +127,7 @@ def retrain(workspace: str) -> dict[str, Any]:
 
     Returns:
         ``version``, that is live, and ``outcome``: "unchanged", there was nothing to do; "promoted", it is the release
-        of these data and parameters; "kept", that release was rolled back from before and an older one stays;
+        of these data and parameters; "kept", that release was live before, and another one stays;
         "refused" or "inconclusive", the gate did not let it pass, for ``reasons``, and an older one stays.
     """
     hide_tracebacks()

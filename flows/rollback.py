@@ -10,7 +10,8 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from cbir.promotion import open_registry, roll_back
+from cbir.promotion import roll_back
+from cbir.registry import open_registry
 from flows.faults import hide_tracebacks
 
 

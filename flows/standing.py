@@ -9,8 +9,7 @@ from prefect import task
 
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import holds_release
-from cbir.promotion import open_registry
-from cbir.registry import Registry, Release, make_key
+from cbir.registry import Registry, Release, make_key, open_registry
 from cbir.workspace import locate_index
 from flows.gate import EMBEDDED, find_release, make_gate_key, read_json
 from flows.stages import read_data_revision, read_rows_revision
@@ -37,7 +36,7 @@ def find_current(root: Path) -> Release | None:
 
 
 def find_standing(root: Path) -> dict[str, str] | None:
-    """The outcome that stands for what is in ``root``: refused or inconclusive against this champion, or rolled back.
+    """The outcome that stands for what is in ``root``: refused or inconclusive against this champion, or live before.
 
     A decision that hangs on how this machine answered is not one that stands.
     """
@@ -56,7 +55,7 @@ def find_standing(root: Path) -> dict[str, str] | None:
 
 
 def was_left(registry: Registry, release: Release) -> bool:
-    """Whether a release that is not live was, once: a person decided so, and no run promotes it again."""
+    """Whether a release that is not live was, once: no run promotes it again, a person may."""
     return release.version in {entry["version"] for entry in registry.read_history()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import yaml
 from cbir.errors import GitError, ReleaseError
 from cbir.git import check_out
 from cbir.outputs import find_cache
-from cbir.promotion import open_registry
-from cbir.registry import Release, flatten_metrics
+from cbir.registry import Release, flatten_metrics, open_registry
+from cbir.scratch import make_scratch
 from flows.stages import run_dvc
 
 EXACT = ("ingest", "validate", "split")  # equal bytes; later stages compute, and are held to their figures
@@ -39,7 +38,7 @@ class Row:
 
 
 def verify_release(workspace: Path, *, version: str, tolerance: float, say: Callable[[str], None]) -> list[Row]:
-    """Compute a release anew, beside the workspace and with this interpreter, and compare stage by stage.
+    """Compute a release anew, in a clone below the workspace and with this interpreter, and compare stage by stage.
 
     Every stage runs: nothing comes from the run cache, and nothing is written to the DVC cache.
 
@@ -52,8 +51,8 @@ def verify_release(workspace: Path, *, version: str, tolerance: float, say: Call
     release = registry.get_version(version)
     commit = _read_commit(release)
     expected = json.loads(registry.fetch_evidence(release, METRICS).read_text())
-    with tempfile.TemporaryDirectory(prefix="cbir-verify-") as scratch:
-        clone = _check_out(workspace, commit=commit, folder=Path(scratch) / "clone", release=release)
+    with make_scratch(workspace) as scratch:
+        clone = _check_out(workspace, commit=commit, folder=scratch / "clone", release=release)
         say(f"commit {commit[:8]} in {clone}")
         committed = _read_lock(clone)
         share_stores(workspace, clone)

@@ -174,3 +174,12 @@ def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:
     found = {"system": "sum", "scored": {"yes": {"queries": 2}}, "too_few": {}, "too_few_slices": 0}
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"has_caption": {"label": found}}))
     assert "By kind of item" not in write_evaluation_page(workspace).read_text()
+
+
+def test_a_golden_hit_that_is_no_longer_an_item_is_left_out(workspace: Path) -> None:
+    hits = [{"id": "gone", "score": 0.9, "grade": 1}, {"id": "s/1", "score": 0.8, "grade": 0}]
+    query = {"query": "red", "text": "a red thing", "image": None, "average_precision": 0.5, "hits": hits}
+    (workspace / "data/evaluated/golden.json").write_text(json.dumps([query]))
+    page = write_evaluation_page(workspace).read_text()
+    assert "not relevant" in page
+    assert "grade 1" not in page

@@ -15,10 +15,11 @@ from conftest import cbir, set_param
 from mlflow.tracking import MlflowClient
 
 from cbir.contest import SCORES_SCHEMA, Contestant
+from cbir.errors import ReleaseError
 from cbir.registry import Registry
 from cbir.registry.release import DIMENSIONS
 from cbir.workspace import locate_index
-from flows.gate import compare_champion, make_gate_key
+from flows.gate import check_release, compare_champion, decide_release, make_gate_key
 from flows.standing import find_current, find_standing
 
 WHO = ("--by", "Ada", "--reason", "the new pictures must go live")
@@ -133,6 +134,19 @@ def test_champion_and_challenger_answer_with_as_many_dimensions_as_each_is_searc
     MlflowClient(f"sqlite:///{live / 'mlflow.db'}").set_model_version_tag("cbir", whole.version, DIMENSIONS, "16")
     compare_champion.fn(str(live), whole.key)
     assert seen[1] == (16, 16)
+
+
+@pytest.mark.slow
+def test_a_release_is_not_decided_on_against_another_champion_than_it_met(live: Path, registry: Registry) -> None:
+    key = registry.get_champion().key
+    folder = Path(compare_champion.fn(str(live), key))
+    check_release.fn(str(live), key)
+    contest = json.loads((folder / "contest.json").read_text())
+    (folder / "contest.json").write_text(json.dumps(contest | {"version": "7"}))  # 1 was promoted after the contest
+    with pytest.raises(ReleaseError, match="compared with release 7, but release 1 is live now; run"):
+        decide_release.fn(str(live), key)
+    (folder / "contest.json").write_text(json.dumps(contest))
+    assert decide_release.fn(str(live), key) == "pass"
 
 
 @pytest.mark.slow

@@ -97,3 +97,9 @@ def test_golden_queries_are_scored_over_the_whole_catalogue_and_a_bad_one_stops_
     write(live / "golden", [RED], "red 0 squares/nothing 1\n")
     wrong = cbir(live, "retrain")
     assert (wrong.returncode, "lacks: squares/nothing" in wrong.stderr, "Traceback" in wrong.stderr) == (2, True, False)
+
+
+def test_judgements_that_are_no_text_are_named(folder: Path) -> None:
+    (folder / "qrels.txt").write_bytes(b"red 0 s/\xff 1\n")
+    with pytest.raises(GoldenError, match=r"qrels\.txt is no text in UTF-8"):
+        read_golden(folder, ITEMS)

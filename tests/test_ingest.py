@@ -85,7 +85,7 @@ def test_what_pictures_were_fitted_into_is_told_to_who_trains_on_them(raw: Path,
 
 def test_only_relative_captions_with_both_ends_remain(raw: Path, tmp_path: Path) -> None:
     list_rows(raw, row(0), row(1))
-    pairs = [{"reference_id": "s/0", "caption": "greener", "target_id": f"s/{n}"} for n in (1, 9)]
+    pairs = [{"reference_id": "s/0", "caption": "greener", "target_id": f"s/{n}"} for n in (1, 9, 0)]
     (raw / "s" / "relative.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     ingest(raw, tmp_path / "out", params=IngestParams())
     assert pq.read_table(tmp_path / "out" / "relative.parquet").to_pylist() == pairs[:1]

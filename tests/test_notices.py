@@ -78,7 +78,7 @@ def tell(workspace: str, summary: dict[str, Any]) -> None:
         (
             {"outcome": "kept", "version": "3", "candidate": "4", "rows": 48},
             "shop: release 3 stays live",
-            "rolled back",
+            "was live before",
         ),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_release_that_was_rolled_back_from_and_is_kept_back_is_told(
         monkeypatch.setattr(f"flows.retrain.{name}", lambda *_, found=found: found)
     assert retrain(str(tmp_path)) == kept
     assert [message["body"] for message in inbox.messages] == [
-        "Release 4 was rolled back from before, so release 3 stays live."
+        "Release 4 was live before and comes back only by a person, so release 3 stays live."
     ]
 
 

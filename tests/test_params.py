@@ -55,6 +55,45 @@ def test_an_impossible_value_names_its_key(tmp_path: Path, text: str) -> None:
         load_section(write(tmp_path, text), "split", SplitParams)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("evaluate", "k: []"),
+        ("evaluate", "k: [0, 10]"),
+        ("finetune", "devices: 0"),
+        ("release", "name: a/b"),
+        ("release", "name: 'a:b'"),
+        ("release", "name: bob's"),
+        ("release", "name: ''"),
+        (
+            "release",
+            "name: ..",
+        ),
+        *((name, "seed: -1") for name in ("split", "finetune", "train", "evaluate", "gate", "tune")),
+    ],
+)
+def test_a_value_that_would_fail_only_after_the_training_is_refused_before(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    key = text.partition(":")[0]
+    with pytest.raises(ParamsError, match=rf"params\.yaml: {name}\.{key}"):
+        load_section(write(tmp_path, f"{name}: {{{text}}}"), name, SECTIONS[name])
+
+
+@pytest.mark.parametrize("name", ["cbir", "my shop", "shop-2.photos_new", "x"])
+def test_a_release_may_be_called_as_people_call_things(tmp_path: Path, name: str) -> None:
+    assert load_section(write(tmp_path, f"release: {{name: {name}}}"), "release", ReleaseParams).name == name
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("lwo", r"did you mean low\?"), ("zzz", "there are: low, high, log, choices")]
+)
+def test_an_unknown_key_further_below_names_those_of_its_place(tmp_path: Path, key: str, said: str) -> None:
+    path = write(tmp_path, f"tune: {{search: {{train.dropout: {{{key}: 0.1}}}}}}")
+    with pytest.raises(ParamsError, match=rf"tune\.search\.train\.dropout\.{key}: unknown key; {said}"):
+        load_section(path, "tune", TuneParams)
+
+
 def test_every_fault_of_a_section_is_named_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "split: {test: 2, sed: 1}")
     with pytest.raises(ParamsError, match=r"(?s)(?=.*split\.test)(?=.*did you mean seed)"):

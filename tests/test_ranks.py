@@ -106,3 +106,9 @@ def test_scores_that_are_not_numbers_are_no_perfect_answer() -> None:
     score_QN = np.full((1, 3), np.nan, np.float32)
     with pytest.raises(TrainingError, match=r"lower train\.learning_rate"):
         count_ranks(score_QN, pack_qrels(np.array([[0, 1, 0]])))
+
+
+def test_a_query_without_anything_relevant_is_a_mistake_of_ours() -> None:
+    qrels = Qrels(start_Q1=np.array([0, 1, 1]), grade_J=np.ones(1), item_J=np.zeros(1, int))
+    with pytest.raises(AssertionError, match="nothing relevant"):
+        measure_ranks(np.array([1]), qrels, ks=[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cbir.errors import RegistryError, ReleaseError
 from cbir.gate_report import shorten_reasons
 from cbir.registry import Registry, Release
 from cbir.registry.trials import TrialRuns
+from cbir.workspace import locate_index
 from flows.retrain import promote
 
 
@@ -68,7 +70,7 @@ def test_a_release_that_was_rolled_back_from_is_not_promoted_again(
         registry.promote(release, reason="by hand", now=NOW)
     assert promote.fn(str(tmp_path), new.key) == "kept"
     assert registry.get_champion() == old
-    assert said == ["release 2 was rolled back from; 1 stays live"]
+    assert said == ["release 2 was live before; 1 stays live"]
 
 
 def test_only_a_release_that_passed_the_gate_against_what_is_live_is_promoted(
@@ -182,6 +184,33 @@ def test_no_release_and_no_registry_are_told_apart(
     for ask in (dead.list_releases, dead.read_log, dead.read_aliases, lambda: dead.find("key")):
         with pytest.raises(ReleaseError, match="does not answer"):
             ask()
+
+
+def test_trials_of_a_registry_that_does_not_answer_are_told_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match=r"9 does not answer \(Connection refused\)"):
+        TrialRuns(tmp_path, name="cbir-tuning", study="first")
+
+
+def test_an_empty_variable_is_none(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = register(registry, tmp_path, rows="a")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("CBIR_INDEX_URI", "")
+    assert Registry(tmp_path, name="cbir").list_releases() == [release]
+    assert locate_index(tmp_path) == str(tmp_path / "lancedb")
+
+
+def test_a_release_whose_run_was_deleted_has_no_figures_and_hides_no_other(registry: Registry, tmp_path: Path) -> None:
+    lost, other = (register(registry, tmp_path, rows=rows) for rows in "ab")
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:  # as `mlflow gc` does
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (lost.run_id,))
+    assert registry.read_metrics(lost) == {}
+    assert registry.read_metrics(other)
+    assert [release.version for release in registry.list_releases()] == ["2", "1"]
 
 
 def test_a_database_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

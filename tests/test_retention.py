@@ -16,6 +16,7 @@ from cbir.index.tables import drop_table, publish_table
 from cbir.promotion import pin_release, roll_back, unpin_release
 from cbir.registry import Registry
 from cbir.retention import clean_up, plan_cleaning
+from cbir.workspace import locate_gate
 
 LATER = datetime.now(UTC) + timedelta(days=30)
 
@@ -67,8 +68,12 @@ def test_after_a_rollback_what_the_next_one_goes_back_to_stays(six: Registry, tm
 
 def test_cleaning_frees_what_it_said_and_leaves_figures_and_evidence(six: Registry, tmp_path: Path) -> None:
     planned = plan_cleaning(tmp_path, keep=1, now=LATER)
+    for release in six.list_releases():
+        locate_gate(tmp_path, release.key).mkdir(parents=True)
     gone = clean_up(tmp_path, planned, now=NOW)
     assert gone == planned
+    left = {path.name for path in (tmp_path / ".cbir/gate").iterdir()}
+    assert left == {release.key for release in six.list_releases()}
     assert list_tables(tmp_path) == ["release_v2", "release_v3", "release_v6"]
     assert [release.version for release in six.list_releases()] == ["6", "3", "2"]
     assert [(entry["action"], entry["version"]) for entry in six.read_log()[3:]] == [("gc", v) for v in "145"]

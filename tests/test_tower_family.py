@@ -21,6 +21,7 @@ from cbir.towers.run import Towers
 from cbir.towers.shape import GRID_CELLS
 from cbir.towers.text import build_text, make_clip_tokenizer
 from cbir.towers.visual import build_visual
+from cbir.towers.weights import read_checkpoint
 
 CAPTIONS = ["a red apple", "a green apple on the table", "the red car"]
 
@@ -209,3 +210,8 @@ def test_a_text_tower_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(TowerError, match=r"tokenizer.json is missing"):
         build_text(TowerParams(text=str(tmp_path)), captions=[])
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(TowerError, match="is a folder; name the file in it"):
+        read_checkpoint(tmp_path)

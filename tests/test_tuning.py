@@ -118,8 +118,8 @@ def test_the_score_is_that_of_the_epoch_which_training_chooses(tmp_path: Path) -
         for n, value in enumerate([0.3, 0.6, 0.6, 0.2])
     ]
     (tmp_path / "history.json").write_text(json.dumps(rows))
-    assert read_best(tmp_path / "history.json") == {"epoch": 2, "map": 0.7, "hit@10": 0.5, "validation": 0.6}
-    assert find_best(rows) == 2
+    assert read_best(tmp_path / "history.json") == {"epoch": 1, "map": 0.7, "hit@10": 0.5, "validation": 0.6}
+    assert find_best(rows) == 1
 
 
 def dvc(workspace: Path, *arguments: str) -> str:

@@ -139,6 +139,20 @@ def test_at_most_ten_rows_are_named_and_all_are_counted(tmp_path: Path) -> None:
     assert "s/10" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[\xff]", "is not JSON in UTF-8"),
+        (b'[{"type": "expect_column_to_exist", "kwargs": {"column": "id"}, "meta": null}]', "severity is one of"),
+    ],
+)
+def test_a_suite_that_is_no_text_or_has_an_empty_meta_is_named(tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "mine.json").write_bytes(text)
+    ingested = write_ingested(tmp_path / "in", GOOD)
+    with pytest.raises(ValidationError, match=rf"mine\.json.*{said}"):
+        validate(ingested, tmp_path, tmp_path / "out", suite="mine", report=tmp_path / "report")
+
+
 def test_too_many_quarantined_files_are_an_error(tmp_path: Path) -> None:
     ingested = write_ingested(tmp_path / "in", GOOD, quarantined=5)
     with pytest.raises(ValidationError, match="quarantine"):

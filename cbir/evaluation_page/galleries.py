@@ -48,7 +48,7 @@ def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, fold
     for query in queries:
         words = " + ".join(part for part in (query["text"], query["image"]) if part)
         shown = [_show_query(query, folder / query["image"])] if query["image"] else []
-        for hit in query["hits"]:
+        for hit in (hit for hit in query["hits"] if hit["id"] in rows):  # the items may have moved on
             note = f"grade {hit['grade']}" if hit["grade"] else "not relevant"
             shown.append(_show_item(items, rows[hit["id"]], score=hit["score"], label=note))
         title = f"{query['query']}: {words} (average precision {query['average_precision']:.2f})"

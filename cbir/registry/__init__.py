@@ -14,14 +14,14 @@ from typing import Any
 from mlflow.entities import Metric, Param, Run
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
-from cbir.errors import RegistryError, ReleaseError
-from cbir.registry.artifacts import Artifacts, follow_workspace
-from cbir.registry.faults import check_database, find_cause
+from cbir.errors import ReleaseError
+from cbir.params import ReleaseParams, load_section
+from cbir.registry.artifacts import Artifacts
 from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
 from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
+from cbir.registry.tracking import Tracking
 
 __all__ = [
     "CHALLENGER",
@@ -30,17 +30,15 @@ __all__ = [
     "WANTED",
     "Registry",
     "Release",
-    "find_tracking",
     "flatten_metrics",
     "make_key",
+    "open_registry",
 ]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 WANTED = "wanted_at"  # when a run last registered what was registered already
 HISTORY = "history."
-DATABASE = "mlflow.db"  # of the embedded registry, in the workspace
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or its alias
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
 
@@ -50,11 +48,9 @@ class Registry:
     def __init__(self, workspace: Path, *, name: str) -> None:
         self.name = name
         self._workspace = workspace
-        self._uri = find_tracking(workspace)
-        if self._uri == _name_database(workspace):
-            follow_workspace(workspace.resolve() / DATABASE, workspace.resolve() / "mlartifacts")
-        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-        self._artifacts = Artifacts(self._client, uri=self._uri, workspace=workspace)
+        self._tracking = Tracking(workspace)
+        self._client = self._tracking.client
+        self._artifacts = Artifacts(self._client, uri=self._tracking.uri, workspace=workspace)
 
     def register(
         self,
@@ -101,7 +97,7 @@ class Registry:
 
     def find(self, key: str) -> Release | None:
         """The release with this key, or None."""
-        found = self._search(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
+        found = self._client.search_model_versions(f"name = '{self.name}' and tags.{RELEASE_KEY} = '{key}'")
         return read_release(found[0]) if found else None
 
     def find_champion(self) -> Release | None:
@@ -145,7 +141,7 @@ class Registry:
         Raises:
             RegistryError: the registry cannot be reached.
         """
-        found = self._search(f"name = '{self.name}'")
+        found = self._client.search_model_versions(f"name = '{self.name}'")
         releases = [read_release(version) for version in found if RELEASE_KEY in version.tags]
         return sorted(releases, key=lambda release: int(release.version), reverse=True)
 
@@ -163,8 +159,14 @@ class Registry:
         return {name: str(version) for name, version in model.aliases.items()} if model else {}
 
     def read_metrics(self, release: Release) -> dict[str, float]:
-        """The figures that a release was registered with, by their names in ``metrics.json``, dotted."""
-        metrics = self._client.get_run(release.run_id).data.metrics
+        """The figures that a release was registered with, by their names in ``metrics.json``, dotted.
+
+        None where its run was deleted.
+        """
+        try:
+            metrics = self._client.get_run(release.run_id).data.metrics
+        except MlflowException:
+            return {}
         return {read_metric_name(name): value for name, value in metrics.items()}
 
     def promote(
@@ -300,7 +302,7 @@ class Registry:
 
     def _find_or_create_run(self, key: str) -> Run:
         """The run of this release: the one that a register killed halfway left, or a new one."""
-        experiment = self._get_experiment()
+        experiment = self._tracking.find_or_create_experiment(self.name)
         left = self._client.search_runs([experiment], f"tags.{RELEASE_KEY} = '{key}'", max_results=1)
         if left:
             return left[0]
@@ -313,55 +315,24 @@ class Registry:
     def _find_alias(self, alias: str) -> Release | None:
         try:
             return read_release(self._client.get_model_version_by_alias(self.name, alias))
-        except MlflowException as error:
-            self._take_absence(error)
+        except MlflowException:
             return None
 
     def _find_model(self) -> RegisteredModel | None:
         try:
             return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            self._take_absence(error)
+        except MlflowException:
             return None
 
-    def _search(self, condition: str) -> list[Any]:
-        try:
-            return list(self._client.search_model_versions(condition))
-        except MlflowException as error:
-            self._take_absence(error)
-            return []
 
-    def _take_absence(self, error: MlflowException) -> None:
-        """Let pass that something is not there; a registry that does not answer is a fault."""
-        if error.error_code not in ABSENT:
-            raise RegistryError(
-                f"The registry {self._uri} does not answer ({find_cause(error)}); start it, or see MLFLOW_TRACKING_URI."
-            ) from None
-
-    def _get_experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self.name)
-        if found is not None:
-            return found.experiment_id
-        local = self._uri.startswith("sqlite:")
-        place = (self._workspace.resolve() / "mlartifacts").as_uri() if local else None
-        return self._client.create_experiment(self.name, artifact_location=place)
-
-
-def find_tracking(workspace: Path) -> str:
-    """Where MLflow keeps its runs: MLFLOW_TRACKING_URI, or SQLite in the workspace.
+def open_registry(workspace: Path) -> Registry:
+    """The registry of a workspace, by its params.
 
     Raises:
+        ParamsError: the params file is missing or wrong.
         RegistryError: the workspace's file is no database.
     """
-    own = _name_database(workspace)
-    uri = os.environ.get("MLFLOW_TRACKING_URI", own)
-    if uri == own:
-        check_database(workspace.resolve() / DATABASE)
-    return uri
-
-
-def _name_database(workspace: Path) -> str:
-    return f"sqlite:///{workspace.resolve() / DATABASE}"
+    return Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
 
 
 def _name_user() -> str:

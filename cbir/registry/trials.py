@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param
-from mlflow.tracking import MlflowClient
 
-from cbir.registry import find_tracking
+from cbir.registry.metric_names import name_metric
+from cbir.registry.tracking import Tracking
 
 STUDY = "study"
 
@@ -19,11 +19,14 @@ class TrialRuns:
     """The runs of the search ``study`` in the experiment ``name``; done again, its parent run is there once."""
 
     def __init__(self, workspace: Path, *, name: str, study: str) -> None:
-        uri = find_tracking(workspace)
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found = self._client.get_experiment_by_name(name)
-        place = (workspace.resolve() / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        self._experiment = found.experiment_id if found else self._client.create_experiment(name, place)
+        """Open them.
+
+        Raises:
+            RegistryError: MLflow does not answer.
+        """
+        tracking = Tracking(workspace)
+        self._client = tracking.client
+        self._experiment = tracking.find_or_create_experiment(name)
         self._parent = self._find_or_create_parent(study)
         self._client.update_run(self._parent, status="RUNNING")
 
@@ -37,7 +40,7 @@ class TrialRuns:
     def end(self, run_id: str, *, figures: Mapping[str, float]) -> None:
         """Close the run of a trial that is done."""
         stamp = int(time.time() * 1000)
-        metrics = [Metric(name.replace("@", "_at_"), value, stamp, 0) for name, value in figures.items()]
+        metrics = [Metric(name_metric(name), value, stamp, 0) for name, value in figures.items()]
         self._client.log_batch(run_id, metrics=metrics)
         self._client.set_terminated(run_id)
 

@@ -35,8 +35,9 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         TowerError: the file is not there, or is no checkpoint.
     """
-    if not path.exists():
-        raise TowerError(f"The checkpoint {path} is not there; see the section towers in params.yaml.")
+    if not path.is_file():
+        said = "is a folder; name the file in it" if path.is_dir() else "is not there"
+        raise TowerError(f"The checkpoint {path} {said}; see the section towers in params.yaml.")
     try:
         found: Any = (
             load_file(path)
