@@ -12,7 +12,18 @@ import numpy as np
 
 from cbir.statistics import Comparison, compare_systems, find_interval
 
+QUERY_SETS = (
+    "text_to_image",
+    "image_to_text",
+    "copy",
+    "label",
+    "label_name",
+    "duplicate",
+    "relative",
+    "relative_indexed",
+)
 FUSED = ("fused_both", "fused")  # the system that is compared with all others of its query set
+KEY_FIGURES = ("map", "hit@1", "hit@10")  # what is shown where there is room for few
 Intervals = dict[str, dict[str, float]]
 
 

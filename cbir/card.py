@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cbir.answers import FUSED
+from cbir.answers import FUSED, KEY_FIGURES, find_fused
 from cbir.errors import ReleaseError
 from cbir.images import decode_png, make_thumbnail
 from cbir.records import read_items, read_table
@@ -19,7 +19,6 @@ from cbir.registry import Registry, Release, flatten_metrics
 from cbir.registry.history import stack_champions
 from cbir.statistics import compare_systems
 
-FIGURES = ("map", "hit@1", "hit@10")
 WORSE = 12  # queries that are shown
 SCORES = ["metric", "query", "cluster", "before", "after"]
 THUMBNAIL = 128
@@ -126,8 +125,8 @@ def list_figures(
     """Of every task the figures of the system that goes live."""
     theirs = flatten_metrics(before)
     for task, systems in metrics.items():
-        system = next((name for name in FUSED if isinstance(systems.get(name), Mapping)), None)
-        for name in FIGURES:
+        system = find_fused(systems)
+        for name in KEY_FIGURES:
             if system is not None and name in systems[system]:
                 interval = statistics.get(task, {}).get(system, {}).get("interval", {}).get(name, {})
                 metric = f"{task}.{system}.{name}"
@@ -173,7 +172,7 @@ def pair_scores(before: pd.DataFrame, after: pd.DataFrame, *, clusters: Mapping[
         times = frame.groupby(key)["query"].transform("size")
         frames.append(frame.assign(turn=turn, times=times))
     both = frames[0].merge(frames[1], on=[*key, "turn", "times"], suffixes=("_before", "_after"))
-    tasks = both.groupby("task")["system"].transform(lambda names: next(name for name in FUSED if name in set(names)))
+    tasks = both.groupby("task")["system"].transform(find_fused)
     both = both[both["system"] == tasks]
     return pd.DataFrame(
         {

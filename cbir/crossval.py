@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cbir.answers import find_fused
+from cbir.answers import KEY_FIGURES, find_fused
 from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
 from cbir.evaluation_page.folds import KINDS, percent, render_folds
@@ -30,7 +30,6 @@ from cbir.rivals import Rivals
 from cbir.split import cluster_items, deal_clusters
 from cbir.statistics import find_interval
 
-FIGURES = ("map", "hit@1", "hit@10")
 INGESTED = Path("data/ingested")  # in the workspace
 JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
 
@@ -212,7 +211,8 @@ def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster
             continue
         found = measure_system(gallery, query_set, system=ours, score=systems[ours], ks=ks).figures
         name = f"{query_set.name}.{ours}"
-        figures |= {f"{name}.{figure}": (found[figure], query_set.cluster_Q) for figure in FIGURES if figure in found}
+        shown = [figure for figure in KEY_FIGURES if figure in found]
+        figures |= {f"{name}.{figure}": (found[figure], query_set.cluster_Q) for figure in shown}
         for rival, score in rivals.answer(query_set).items():
             theirs = measure_system(gallery, query_set, system=rival, score=score, ks=ks).figures
             gains[f"{name}.map above {rival}"] = (found["map"] - theirs["map"], query_set.cluster_Q)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cbir.answers import KEY_FIGURES
 from cbir.encoder import Encoder
 from cbir.errors import SourceError
 from cbir.evaluation_page import COLUMNS as SHOWN
@@ -25,8 +26,6 @@ from cbir.scratch import make_scratch
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
 from cbir.split import cluster_items, count_near
-
-FIGURES = ("map", "hit@1", "hit@10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +82,10 @@ def evaluate_outside(
 
 def list_figures(metrics: dict[str, Any]) -> list[str]:
     """What a terminal shows: a line a system."""
-    lines = [f"{'query set':<18}{'system':<14}{'queries':>8}" + "".join(f"{figure:>8}" for figure in FIGURES)]
+    lines = [f"{'query set':<18}{'system':<14}{'queries':>8}" + "".join(f"{figure:>8}" for figure in KEY_FIGURES)]
     for task, systems in metrics.items():
         for system, row in systems.items() if task != "counts" else ():
-            figures = "".join(f"{100 * row[name]:>8.1f}" if name in row else f"{'-':>8}" for name in FIGURES)
+            figures = "".join(f"{100 * row[name]:>8.1f}" if name in row else f"{'-':>8}" for name in KEY_FIGURES)
             lines.append(f"{task:<18}{system:<14}{row['queries']:>8}{figures}")
     return lines
 

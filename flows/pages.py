@@ -9,11 +9,9 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from cbir.answers import find_fused
+from cbir.answers import KEY_FIGURES, find_fused
 from cbir.gate_report import format_markdown, list_reasons
 from cbir.registry import Release
-
-FIGURES = ("map", "hit@1", "hit@10")
 
 
 def show_decision(document: dict[str, Any], release: Release, *, metrics: Mapping[str, Any]) -> None:
@@ -37,8 +35,8 @@ def list_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The fused system's figures, a row a query set."""
     rows = []
     for query_set, systems in metrics.items():
-        fused = find_fused(systems) if query_set != "counts" else None
+        fused = find_fused(systems)
         if fused is not None:
-            figures = {name: f"{100 * systems[fused][name]:.1f}" for name in FIGURES if name in systems[fused]}
+            figures = {name: f"{100 * systems[fused][name]:.1f}" for name in KEY_FIGURES if name in systems[fused]}
             rows.append({"query set": query_set, "system": fused, "queries": systems[fused]["queries"], **figures})
     return rows

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 from conftest import COLOURS, draw
 
+from cbir.answers import QUERY_SETS
 from cbir.errors import WorkspaceError
 from cbir.evaluation_page import write_evaluation_page
 from cbir.evaluation_page.charts import group_history
+from cbir.evaluation_page.tables import QUERIES
 from cbir.images import encode_png
 from cbir.records import ITEM_SCHEMA, write_table
 from cbir.report import render_table
@@ -183,3 +185,7 @@ def test_a_golden_hit_that_is_no_longer_an_item_is_left_out(workspace: Path) -> 
     page = write_evaluation_page(workspace).read_text()
     assert "not relevant" in page
     assert "grade 1" not in page
+
+
+def test_every_query_set_has_words_on_the_page() -> None:
+    assert {*QUERY_SETS, "golden"} == set(QUERIES)

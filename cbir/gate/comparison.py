@@ -6,20 +6,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from cbir.answers import QUERY_SETS
 from cbir.gate.evidence import Evidence, Pair, Rule, pass_if
 from cbir.params import GateParams
 from cbir.statistics import Judgement, Verdict, judge_non_inferiority, judge_superiority
 
-QUERY_SETS = (
-    "text_to_image",
-    "image_to_text",
-    "copy",
-    "label",
-    "label_name",
-    "duplicate",
-    "relative",
-    "relative_indexed",
-)
 OVERRIDE = 'promote it on your own account: `cbir-ops gate --override --release N --by NAME --reason "..."`'
 
 
