@@ -1,7 +1,8 @@
 """Where the outputs of the frozen towers are kept, by content: what was computed once is not computed again.
 
 A file holds the rows that one call computed, and their keys. A row is the same whatever it was computed with, to the
-last bit, so that what is trained on rows of many files is what is trained on rows of one. The folder may be deleted.
+last bit, so that what is trained on rows of many files is what is trained on rows of one. The folder may be deleted;
+what towers wrote that nobody has opened for a week deletes itself, for every fine-tuning makes other towers.
 
 Shapes: B rows, T text tokens.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +28,8 @@ from cbir.encoder import Features
 from cbir.errors import WorkspaceError
 
 KEYS = "keys"
+USED = ".used"  # ending of an empty file, which says when the rows of its towers were last opened
+UNUSED = 7 * 24 * 3600.0  # seconds after which they go
 # What NumPy raises of a file that is torn, or not its own.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, BadZipFile)
 
@@ -34,6 +40,9 @@ class FeatureStore:
     def __init__(self, folder: Path, *, towers: str) -> None:
         self._folder = folder
         self._prefix = towers[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self._prefix}{USED}").touch()
+        _drop_unused(folder, now=time.time())
         self._places: dict[str, tuple[Path, int]] = {}
         for path in sorted(folder.glob(f"{self._prefix}-*.npz")):
             try:
@@ -67,7 +76,6 @@ class FeatureStore:
 
     def write(self, keys: Sequence[str], block: Features) -> None:
         """Keep the rows of ``block`` under ``keys``; another process that does the same does no harm."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
         path = self._folder / f"{self._prefix}-{name}.npz"
         beside = path.with_name(f".{os.getpid()}-{path.name}")
@@ -81,6 +89,18 @@ class FeatureStore:
 
     def _place(self, keys: Sequence[str] | np.ndarray, path: Path) -> None:
         self._places |= {str(key): (path, row) for row, key in enumerate(keys)}
+
+
+def _drop_unused(folder: Path, *, now: float) -> None:
+    """Remove the rows of towers that were not opened for long; of earlier versions, that were not written for long."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in [*folder.glob("*.npz"), *folder.glob(f"*{USED}")]:
+        groups[path.stem.partition("-")[0]].append(path)
+    for paths in groups.values():
+        with suppress(FileNotFoundError):  # another process removes them, too
+            if now - max(path.stat().st_mtime for path in paths) > UNUSED:
+                for path in paths:
+                    path.unlink(missing_ok=True)
 
 
 def pad_tokens(part: Features, length: int) -> Features:

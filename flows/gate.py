@@ -16,6 +16,7 @@ from prefect import get_run_logger, task
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_, ReleaseError
+from cbir.features import CACHE
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import shorten_reasons
@@ -121,7 +122,7 @@ def _compare(root: Path, registry: Registry, champion: Release, release: Release
             ingested=root / "data/ingested",
             split=root / "data/split",
             golden=root / "golden",
-            cache=root / ".cbir/features",
+            cache=root / CACHE,
             ks=load_section(root / "params.yaml", "evaluate", EvaluateParams).k,
         ),
         learnt=learnt,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from cbir.encoder import Features
 from cbir.errors import WorkspaceError
-from cbir.feature_store import FeatureStore
+from cbir.feature_store import UNUSED, USED, FeatureStore
 
 TOWERS = "a" * 64
 KEYS = ["one", "two"]
@@ -39,14 +41,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
             store.write(KEYS, make_features(2, cells=2**19))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*.npz")) == []
     assert "one" not in store
 
 
 @pytest.mark.parametrize("left", [0, 100, -30], ids=["empty", "its head", "all but its end"])
 def test_a_torn_file_is_computed_anew_and_told(tmp_path: Path, left: int, capsys: pytest.CaptureFixture[str]) -> None:
     FeatureStore(tmp_path, towers=TOWERS).write(KEYS, make_features(2))
-    path = next(tmp_path.iterdir())
+    path = next(tmp_path.glob("*.npz"))
     path.write_bytes(path.read_bytes()[:left])
     store = FeatureStore(tmp_path, towers=TOWERS)
     assert "one" not in store
@@ -65,7 +67,7 @@ def test_a_file_of_something_else_is_not_used(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_file_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     FeatureStore(tmp_path, towers=TOWERS).write(KEYS, make_features(2, cells=500))
-    path = next(tmp_path.iterdir())
+    path = next(tmp_path.glob("*.npz"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
@@ -73,3 +75,20 @@ def test_a_file_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     assert "one" in store
     with pytest.raises(WorkspaceError, match=rf"{path.name} is damaged: .*; remove it, and what it held"):
         store.read(KEYS)
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["as today", "as an earlier version left it"])
+def test_rows_of_towers_that_nobody_opened_for_a_week_go_and_those_of_others_stay(tmp_path: Path, marked: bool) -> None:
+    stores = {towers: FeatureStore(tmp_path, towers=towers * 64) for towers in "abc"}
+    for store in stores.values():
+        store.write(KEYS, make_features(2))
+    long_ago = time.time() - 1.01 * UNUSED
+    for path in tmp_path.iterdir():
+        if not path.name.startswith("b"):
+            os.utime(path, (long_ago, long_ago))
+    if not marked:
+        for path in tmp_path.glob(f"*{USED}"):
+            path.unlink()
+    opened = FeatureStore(tmp_path, towers="a" * 64)
+    assert {path.name[0] for path in tmp_path.iterdir()} == {"a", "b"}
+    assert opened.read(KEYS).image_BS.shape == (2, 3)
