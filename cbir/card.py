@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from cbir.answers import FUSED, KEY_FIGURES, find_fused
 from cbir.errors import ReleaseError
 from cbir.images import decode_png, make_thumbnail
-from cbir.records import read_items, read_table
+from cbir.records import read_items, read_json, read_table
 from cbir.registry import Registry, Release, flatten_metrics
 from cbir.registry.history import stack_champions
 from cbir.statistics import compare_systems
@@ -92,7 +91,7 @@ def gather_card(workspace: Path, *, registry: Registry, release: Release) -> Car
     return Card(
         release=release,
         against=champion.version if champion else None,
-        encoder=json.loads((registry.download_encoder(release) / "encoder.json").read_text()),
+        encoder=read_json(registry.download_encoder(release) / "encoder.json"),
         counts=metrics.get("counts", {}),
         figures=list(list_figures(metrics, statistics, before)),
         differences=list(compare_scores(scores)),
@@ -244,13 +243,13 @@ def _show_queries(worse: pd.DataFrame, *, ingested: Path) -> list[WorseQuery]:
 
 
 def _read_json(registry: Registry, release: Release, name: str) -> Any:
-    return json.loads(registry.fetch_evidence(release, name).read_text())
+    return read_json(registry.fetch_evidence(release, name))
 
 
 def _read_optional(registry: Registry, release: Release | None, name: str) -> Any:
     """What an earlier version of cbir-ops, or a release without a gate, may not have registered."""
     path = _fetch_optional(registry, release, name)
-    return None if path is None else json.loads(path.read_text())
+    return None if path is None else read_json(path)
 
 
 def _fetch_optional(registry: Registry, release: Release | None, name: str) -> Path | None:

@@ -17,7 +17,7 @@ import typer
 
 from cbir import data_commands, experiment_commands, release_commands
 from cbir.errors import CbirError
-from cbir.printing import AsJson
+from cbir.printing import AsJson, print_json
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -102,8 +102,7 @@ def query(
     if not hits:
         typer.echo(searcher.explain_nothing(where), err=True)
     if as_json:
-        rows = [{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits]
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json([{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits])
     else:
         for hit in hits:
             seen = "" if hit.agreeing is None else f"  {hit.agreeing} places agree"
@@ -144,10 +143,13 @@ def refresh(
 
     leave_faults_to_caller()
     found = flow(str(workspace), most_deleted=most_deleted)
+    if as_json:
+        print_json(found)
+        return
     counts = [f"{found[name]:,} {name}" for name in ("added", "changed", "deleted", "unchanged", "embedded")]
     wrong = {"left out": found["refused"], "not readable": found["unreadable"]}
     counts += [f"{len(items):,} {name}" for name, items in wrong.items() if items]
-    typer.echo(json.dumps(found) if as_json else f"Release {found['version']}: {', '.join(counts)}.")
+    typer.echo(f"Release {found['version']}: {', '.join(counts)}.")
 
 
 @app.command(rich_help_panel=RELEASES)
@@ -170,12 +172,18 @@ def gate(
         from cbir.override import promote_against_gate
 
         entry = promote_against_gate(find_workspace(), version=release, by=by, reason=reason)
-        typer.echo(json.dumps(entry) if as_json else f"Release {entry['version']} is live, by {entry['by']}.")
+        if as_json:
+            print_json(entry)
+        else:
+            typer.echo(f"Release {entry['version']} is live, by {entry['by']}.")
         return
     from cbir.gate_report import format_decision, read_decision
 
     document = read_decision(find_workspace(), version=release)
-    typer.echo(json.dumps(document, indent=2) if as_json else format_decision(document))
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(format_decision(document))
 
 
 @app.command(rich_help_panel=DAILY)
@@ -206,8 +214,10 @@ def evaluate(
     workspace = find_workspace()
     folder, dimensions = locate_encoder(workspace, release)
     found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, dimensions=dimensions)
-    lines = [json.dumps(found.metrics, indent=2)] if as_json else list_figures(found.metrics)
-    typer.echo("\n".join(lines))
+    if as_json:
+        print_json(found.metrics)
+    else:
+        typer.echo("\n".join(list_figures(found.metrics)))
     typer.echo(f"{describe_counts(found.metrics['counts'])}\n{found.page}", err=True)
 
 

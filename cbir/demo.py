@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from cbir.records import read_jsonl
+from cbir.records import read_json, read_jsonl
 from cbir.report import render_gallery, render_table, write_page
 from cbir.search import Searcher
 
@@ -44,7 +43,7 @@ def show_release(workspace: Path) -> str:
 
 def read_table_rows(metrics: Path) -> list[list[str]]:
     """The figures of the evaluation that a person compares."""
-    document = json.loads(metrics.read_text())
+    document = read_json(metrics)
     found = [(name, document.get(task, {}).get(system)) for name, (task, system) in TASKS.items()]
     return [[name, *(f"{100 * row[key]:.1f}" if key in row else "-" for key in METRICS)] for name, row in found if row]
 

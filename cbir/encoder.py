@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from cbir.errors import TowerError
 from cbir.images import Canvas
+from cbir.records import read_json
 from cbir.similarity import Similarity, shorten_vectors
 from cbir.towers.run import FILES, Towers, hash_files
 from cbir.towers.shape import GRID_CELLS
@@ -82,7 +82,7 @@ class Encoder:
                     f"The encoder in {folder} was written by another version of cbir-ops ({name} is missing); "
                     "run `cbir-ops retrain`."
                 )
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_json(folder / CONFIG)
         session = ort.InferenceSession(str(folder / FUSION_ONNX), providers=["CPUExecutionProvider"])
         parts = [folder / name for name in (CONFIG, FUSION_ONNX, *FILES)]
         return cls(
@@ -121,7 +121,7 @@ class Encoder:
 
 def read_canvas(facts: Path) -> Canvas:
     """What pictures were fitted into, by an ``ingest.json`` or an ``encoder.json``; earlier versions did not say."""
-    told = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+    told = read_json(facts) if facts.exists() else {}
     return Canvas(
         size=told.get("image_size", Canvas.size),
         background=told.get("background", Canvas.background),

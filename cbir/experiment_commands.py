@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from cbir.printing import AsJson
+from cbir.printing import AsJson, print_json
 from cbir.workspace import find_workspace
 
 
@@ -26,7 +25,10 @@ def tune(
     signal.signal(signal.SIGTERM, _stop)
     workspace = find_workspace()
     tuning = search(workspace, trials=trials, say=_say)
-    typer.echo(json.dumps(tuning.to_json(), indent=2) if as_json else "\n".join(list_rows(tuning)))
+    if as_json:
+        print_json(tuning.to_json())
+    else:
+        typer.echo("\n".join(list_rows(tuning)))
     again = f"dvc exp apply {tuning.best.experiment}"
     if not apply:
         _say(f"The best trial, brought into the workspace: {again}")
@@ -45,7 +47,10 @@ def crossval(
     signal.signal(signal.SIGTERM, _stop)
     workspace = find_workspace()
     document = cross_validate(workspace, folds=folds, say=_say)
-    typer.echo(json.dumps(document, indent=2) if as_json else "\n".join(list_rows(document)))
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join(list_rows(document)))
     _say(f"{workspace / JSON}\n{workspace / PAGE}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import ReleaseError
+from cbir.records import read_json
 from cbir.registry import Registry, Release, open_registry
 
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
@@ -25,7 +25,7 @@ def read_decision(workspace: Path, *, version: str | None) -> dict[str, Any]:
     release = _pick_release(registry, version)
     if not registry.read_gate_tags(release):
         raise ReleaseError(f"The gate has not decided on release {release.version}; run `cbir-ops retrain`.")
-    return dict(json.loads(registry.fetch_evidence(release, "gate.json").read_text()))
+    return dict(read_json(registry.fetch_evidence(release, "gate.json")))
 
 
 def _pick_release(registry: Registry, version: str | None) -> Release:

@@ -13,7 +13,7 @@ import yaml
 from cbir.errors import QueryError
 from cbir.index import Index
 from cbir.outputs import find_cache, list_files
-from cbir.records import ITEM_SCHEMA
+from cbir.records import ITEM_SCHEMA, read_json
 from cbir.registry import Registry, Release, open_registry
 from cbir.rows import REFRESHED_AT
 from cbir.workspace import locate_index
@@ -107,7 +107,7 @@ def _describe_source(workspace: Path, ingested: Facts) -> Facts:
 
 
 def _read_validation(registry: Registry, release: Release) -> Facts:
-    document = json.loads(registry.fetch_evidence(release, "validation.json").read_text())
+    document = read_json(registry.fetch_evidence(release, "validation.json"))
     held = sum(result["success"] for result in document["results"])
     return {"suite": document["suite"], "success": document["success"], "hold": held, "of": len(document["results"])}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from cbir.errors import StageError, WorkspaceError
+from cbir.records import read_json
 
 
 def find_cache(workspace: Path) -> Path:
@@ -38,7 +38,7 @@ def list_files(cache: Path, md5: str) -> dict[str, Path]:
     Raises:
         WorkspaceError: one is not in the cache.
     """
-    listed = json.loads(_locate(cache, md5).read_text())
+    listed = read_json(_locate(cache, md5))
     return {entry["relpath"]: _locate(cache, entry["md5"]) for entry in listed}
 
 

@@ -105,6 +105,11 @@ def replace_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the object on each line that is not blank."""
     with path.open(encoding="utf-8") as lines:

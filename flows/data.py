@@ -12,10 +12,10 @@ from prefect import get_run_logger, task
 from cbir.errors import WorkspaceError
 from cbir.git import commit_pointers
 from cbir.params import ReleaseParams, load_section
+from cbir.records import read_json
 from cbir.sources import lock_imports
 from cbir.split import KEPT
-from flows.gate import EMBEDDED, read_json
-from flows.stages import find_changes, has_remote, read_data_revision, read_yaml, run_dvc, select_stages
+from flows.stages import EMBEDDED, find_changes, has_remote, read_data_revision, read_yaml, run_dvc, select_stages
 
 
 @task(name="look for changes", task_run_name="look for changes")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from cbir.git import read_state
+from cbir.records import read_json
 from cbir.registry.release import DIMENSIONS, ROWS
+from flows.stages import EMBEDDED
 
 EVIDENCE = (
     "metrics.json",
@@ -29,7 +30,7 @@ def list_evidence(root: Path) -> list[Path]:
 def collect_facts(root: Path) -> dict[str, str]:
     """Tags of a release: its rows and their dimensions, the hash of its ``dvc.lock``, and where git stood."""
     state = read_state(root)
-    embedded = json.loads((root / "data/embedded/embedded.json").read_text())
+    embedded = read_json(root / EMBEDDED)
     facts = {
         ROWS: str(embedded["rows"]),
         DIMENSIONS: str(embedded["dimensions"]),

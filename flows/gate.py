@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -22,13 +21,12 @@ from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import shorten_reasons
 from cbir.index_check import check_index
 from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
-from cbir.records import read_table, write_json, write_table
+from cbir.records import read_json, read_table, write_json, write_table
 from cbir.registry import Registry, Release, flatten_metrics, open_registry
 from cbir.workspace import locate_gate, locate_index
 from flows.faults import may_pass
 from flows.pages import show_decision
 
-EMBEDDED = Path("data/embedded/embedded.json")
 SPLIT_EVIDENCE = "split.parquet"
 INDEX, CONTEST, SCORES, GATE = "index.json", "contest.json", "scores.parquet", "gate.json"
 
@@ -39,11 +37,6 @@ def find_release(root: Path, key: str) -> tuple[Registry, Release]:
     release = registry.find(key)
     assert release is not None, "registered one task ago"
     return registry, release
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text())
 
 
 def make_gate_key(root: Path, champion: Release | None) -> str:

@@ -14,6 +14,7 @@ from cbir.contest import record_split
 from cbir.errors import ReleaseError
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import publish_table
+from cbir.records import read_json
 from cbir.registry import open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table
@@ -22,17 +23,15 @@ from flows.data import commit_data, look_for_changes, push_outputs, run_stages
 from flows.facts import collect_facts, list_evidence
 from flows.faults import hide_tracebacks, may_pass
 from flows.gate import (
-    EMBEDDED,
     SPLIT_EVIDENCE,
     check_release,
     compare_champion,
     decide_release,
     find_release,
-    read_json,
 )
 from flows.lock import hold_workspace
 from flows.notices import check_block, name_live, tell_failure, tell_outcome
-from flows.stages import read_data_revision, read_rows_revision
+from flows.stages import EMBEDDED, read_data_revision, read_rows_revision
 from flows.standing import compare_live, summarise_run, was_left
 
 

@@ -20,7 +20,7 @@ import yaml
 from cbir.errors import StageError
 
 STAGES = ("ingest", "validate", "split", "train", "embed", "evaluate")
-POINTER = Path("data/raw.dvc")
+POINTER, EMBEDDED = Path("data/raw.dvc"), Path("data/embedded/embedded.json")
 LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true", "TQDM_DISABLE": "1"}
 LIVE = {"PYTHONUNBUFFERED": "1"}  # or a stage's lines come in blocks

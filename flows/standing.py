@@ -9,10 +9,11 @@ from prefect import task
 
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import holds_release
+from cbir.records import read_json
 from cbir.registry import Registry, Release, make_key, open_registry
 from cbir.workspace import locate_index
-from flows.gate import EMBEDDED, find_release, make_gate_key, read_json
-from flows.stages import read_data_revision, read_rows_revision
+from flows.gate import find_release, make_gate_key
+from flows.stages import EMBEDDED, read_data_revision, read_rows_revision
 
 
 def find_current(root: Path) -> Release | None:

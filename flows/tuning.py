@@ -19,6 +19,7 @@ from cbir.locks import LOCKS, hold_lock
 from cbir.metrics import find_best
 from cbir.outputs import hash_code
 from cbir.params import ReleaseParams, TuneParams, load_section
+from cbir.records import read_json
 from cbir.registry.trials import TrialRuns
 from cbir.search_space import check_space, read_present
 from cbir.study import Study, Trial
@@ -100,7 +101,7 @@ def name_study(workspace: Path, *, params: TuneParams, present: Mapping[str, Any
 
 def read_best(history: Path) -> dict[str, float]:
     """Figures on validation items of the epoch that training chose, as the stage ``train`` finds it."""
-    rows = json.loads(history.read_text(encoding="utf-8"))
+    rows = read_json(history)
     best = next(row for row in rows if row["epoch"] == find_best(rows))
     return {name: float(best[name]) for name in ("validation", "map", "hit@10", "epoch")}
 
@@ -192,7 +193,7 @@ def _require_ready(workspace: Path) -> None:
     changed = [name for name in find_changes(workspace) if name in BEFORE or name.startswith("data/kept/")]
     if changed:
         raise StageError(f"{', '.join(changed)} changed since the stages ran; run `cbir-ops retrain` first.")
-    split = json.loads((workspace / "data/split/split.json").read_text(encoding="utf-8"))
+    split = read_json(workspace / "data/split/split.json")
     if split["validation"] < 2:
         raise TrainingError("There are no validation items to tune on; raise split.validation and retrain.")
 

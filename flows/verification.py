@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ import yaml
 from cbir.errors import GitError, ReleaseError
 from cbir.git import check_out
 from cbir.outputs import find_cache
+from cbir.records import read_json
 from cbir.registry import Release, flatten_metrics, open_registry
 from cbir.scratch import make_scratch
 from flows.stages import run_dvc
@@ -50,7 +50,7 @@ def verify_release(workspace: Path, *, version: str, tolerance: float, say: Call
     registry = open_registry(workspace)
     release = registry.get_version(version)
     commit = _read_commit(release)
-    expected = json.loads(registry.fetch_evidence(release, METRICS).read_text())
+    expected = read_json(registry.fetch_evidence(release, METRICS))
     with make_scratch(workspace) as scratch:
         clone = _check_out(workspace, commit=commit, folder=scratch / "clone", release=release)
         say(f"commit {commit[:8]} in {clone}")
@@ -58,7 +58,7 @@ def verify_release(workspace: Path, *, version: str, tolerance: float, say: Call
         share_stores(workspace, clone)
         run_dvc(clone, "pull", *_list_pointers(clone), say=say)
         run_dvc(clone, "repro", "--force", "--no-run-cache", "--no-commit", say=say)
-        got = json.loads((clone / METRICS).read_text())
+        got = read_json(clone / METRICS)
         return [*compare_locks(committed, _read_lock(clone)), *compare_metrics(expected, got, tolerance=tolerance)]
 
 

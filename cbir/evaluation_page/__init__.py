@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from cbir.errors import WorkspaceError
 from cbir.evaluation_page.charts import draw_curves, draw_history
 from cbir.evaluation_page.galleries import render_examples, render_golden
 from cbir.evaluation_page.tables import render_composition, render_metrics, render_slices, render_split
-from cbir.records import read_items
+from cbir.records import read_items, read_json
 from cbir.report import write_page
 from cbir.scoreboard import CURVES, EXAMPLES, GOLDEN, SLICES, STATISTICS
 
@@ -62,4 +61,4 @@ def _render_scores(
 def _read_json(path: Path, *, made_by: str) -> Any:
     if not path.exists():
         raise WorkspaceError(f"{path} is not there; run `dvc repro {made_by}` first.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

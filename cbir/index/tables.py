@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import pyarrow as pa
 
 from cbir.errors import IndexError_
 from cbir.index import FINGERPRINT, REGISTRY, SIMILARITY, Index
-from cbir.records import read_items, read_table
+from cbir.records import read_items, read_json, read_table
 from cbir.rows import HASHED, ROW_HASH, build_rows, mark_item
 
 RELEASE_TABLE = re.compile(r"release_v(\d+)")
@@ -128,7 +127,7 @@ def _is_there(*, uri: str, table: str) -> bool:
 
 
 def _read_facts(embedded: Path) -> dict[str, Any]:
-    return json.loads((embedded / "embedded.json").read_text())
+    return read_json(embedded / "embedded.json")
 
 
 def _list_tables(database: Any) -> list[str]:

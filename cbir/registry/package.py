@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
 import shutil
 from importlib.metadata import version
@@ -17,6 +16,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from PIL import Image
+
+from cbir.records import read_json
 
 CODE = Path(__file__).with_name("release_model.py")
 LIBRARY = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def package_encoder(encoder: Path, folder: Path) -> None:
 
 def _describe(encoder: Path) -> ModelSignature:
     """``image`` is of any type: MLflow's own for bytes takes no null from JSON."""
-    dimensions = json.loads((encoder / "encoder.json").read_text()).get("dimensions", -1)
+    dimensions = read_json(encoder / "encoder.json").get("dimensions", -1)
     anything = AnyType()  # type: ignore[no-untyped-call]
     inputs = Schema([ColSpec(anything, "image", required=False), ColSpec("string", "text", required=False)])
     return ModelSignature(inputs, Schema([TensorSpec(np.dtype("float32"), (-1, dimensions))]))
