@@ -21,7 +21,7 @@ from cbir.outputs import hash_code
 from cbir.params import ReleaseParams, TuneParams, load_section
 from cbir.records import read_json
 from cbir.registry.trials import TrialRuns
-from cbir.search_space import check_space, read_present
+from cbir.search_space import check_space, is_share, read_present
 from cbir.study import Study, Trial
 from flows.stages import STAGES, find_changes, read_yaml, run_dvc
 from flows.verification import share_stores
@@ -161,7 +161,10 @@ class _Search:
         )
 
     def _train(self, experiment: str, values: Mapping[str, Any]) -> dict[str, float]:
-        settings = [word for name, value in values.items() for word in ("-S", f"{name}={json.dumps(value)}")]
+        settings: list[str] = []
+        for name, value in values.items():
+            added = "++" if is_share(name) else ""  # of Hydra: whether it is there or not
+            settings += ["-S", f"{added}{name}={json.dumps(value)}"]
         run_dvc(self.clone, "exp", "run", "--single-item", "--name", experiment, *settings, "train")
         refs = git(self.clone, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{experiment}").splitlines()
         if len(refs) != 1:

@@ -17,7 +17,7 @@ from conftest import cbir, command, set_param
 
 from cbir.errors import ParamsError
 from cbir.params import SearchRange, TuneParams, load_section
-from cbir.search_space import check_space
+from cbir.search_space import check_space, read_present
 from cbir.study import Study
 from cbir.train import find_best
 from flows.tuning import read_best
@@ -43,6 +43,9 @@ def test_our_own_search_is_one_that_training_takes() -> None:
         ("train.epochs", {"low": 1.5, "high": 3}, "1.5: Input should be a valid integer"),
         ("train.loss", {"low": 0, "high": 1}, "give choices"),
         ("train.loss", {"choices": ["info_nce"]}, "at least two choices"),
+        ("train.late", {"choices": [0, 1]}, r"did you mean train\.late\.\w+\?"),
+        ("train.late.gabro", {"low": 0, "high": 1}, r"did you mean train\.late\.gabor\?"),
+        ("train.late.gabor", {"low": -1, "high": 1}, r"-1\.0: Input should be greater than or equal to 0"),
         ("train.loss", {"choices": ["info_nce", "hinge"]}, "hinge: Input should be"),
         ("train.loss", {"choices": ["info_nce", "sigmoid"], "low": 1}, "either choices, or low and high"),
     ],
@@ -53,6 +56,16 @@ def test_what_cannot_be_searched_is_refused_before_anything_runs(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"tune": {"search": {name: where}}}))
     with pytest.raises(ParamsError, match=reason):
         check_space(load_section(tmp_path / "params.yaml", "tune", TuneParams))
+
+
+def test_shares_of_late_signals_are_parameters_of_their_own(tmp_path: Path) -> None:
+    search = {"train.late.gabor": {"low": 0, "high": 1}}
+    document = {"train": {"late": {"tower": 0.2}}, "tune": {"search": search}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    check_space(load_section(tmp_path / "params.yaml", "tune", TuneParams))
+    present = read_present(tmp_path / "params.yaml")
+    assert (present["train.late.tower"], present["train.late.gabor"], present["train.epochs"]) == (0.2, 0.0, 5)
+    assert "train.late" not in present
 
 
 def test_a_search_of_nothing_is_refused() -> None:
@@ -171,7 +184,9 @@ def test_a_stopped_search_goes_on_leaves_the_workspace_as_it_was_and_its_best_tr
     without = cbir(live, "tune", "--trials", "1")
     assert (without.returncode, "git commit" in without.stderr) == (2, True), without.stderr
     commit_code(live)
-    set_param(live, "tune", search={"train.dropout": {"low": 0.1, "high": 0.9}, "train.epochs": {"low": 1, "high": 3}})
+    search = {"dropout": {"low": 0.1, "high": 0.9}, "epochs": {"low": 1, "high": 3}}
+    search["late.tower"] = {"low": 0, "high": 1}
+    set_param(live, "tune", search={f"train.{name}": where for name, where in search.items()})
     before = see(live)
 
     assert stop_in_trial(live, 2, "tune", "--trials", "3") == 143
@@ -184,7 +199,7 @@ def test_a_stopped_search_goes_on_leaves_the_workspace_as_it_was_and_its_best_tr
     found = json.loads(done.stdout)
     trials = found["trials"]
     assert [trial["state"] for trial in trials] == ["done", "done", "stopped", "done"]
-    assert trials[0]["values"] == {"train.dropout": 0.5, "train.epochs": 2}  # as they were; DVC has trained that before
+    assert trials[0]["values"] == {"train.dropout": 0.5, "train.epochs": 2, "train.late.tower": 0.0}  # as they were
     assert trials[3]["values"] == trials[2]["values"] != trials[1]["values"]
     best = max((trial for trial in trials if trial["score"] is not None), key=lambda trial: trial["score"])
     assert found["best"]["score"] == best["score"]
@@ -196,7 +211,8 @@ def test_a_stopped_search_goes_on_leaves_the_workspace_as_it_was_and_its_best_tr
     last = trials[3]
     dvc(live, "exp", "apply", last["experiment"])
     params = yaml.safe_load((live / "params.yaml").read_text())["train"]
-    assert {f"train.{name}": params[name] for name in ("dropout", "epochs")} == last["values"]
+    values = {"train.dropout": params["dropout"], "train.epochs": params["epochs"]}
+    assert values | {"train.late.tower": params["late"]["tower"]} == last["values"]
     assert read_best(live / "data/encoder/history.json")["validation"] == last["score"]
     assert json.loads(dvc(live, "status", "--json", "train").splitlines()[-1]) == {}
     assert_runs(live, states=["FAILED", "FINISHED", "FINISHED", "FINISHED"])
