@@ -61,7 +61,7 @@ def read_present(path: Path) -> dict[str, Any]:
     Raises:
         ParamsError: one is wrong.
     """
-    loaded = {section: load_section(path, section, type_) for section, type_ in SECTIONS.items()}
+    loaded: dict[str, Any] = {section: load_section(path, section, type_) for section, type_ in SECTIONS.items()}
     present: dict[str, Any] = {}
     for name in list_types():
         section, key, *share = name.split(".")

@@ -71,7 +71,7 @@ def train(
         raise TrainingError(f"Only {len(rows['train'])} items to train on; import at least {lacking} more.")
     told = items.drop_columns(["image"])  # rows taken of pictures would be copies of all of them
     captions = [text for texts in lend_names(told.take(rows["train"]))["captions"].to_pylist() for text in texts]
-    textured = any(params.late.get(name, 0.0) > 0 for name in TEXTURES)
+    textured = any(name in TEXTURES and share > 0 for name, share in params.late.items())
     visual, text = build_visual(tower_params, textured=textured), build_text(tower_params, captions=captions)
     if tune_params.epochs:
         key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
