@@ -22,6 +22,22 @@ QUERY_SETS = (
     "relative",
     "relative_indexed",
 )
+SYSTEMS = (
+    "fused",
+    "fused_both",
+    "fused_image",
+    "fused_text",
+    "fused_sum",
+    "image_only",
+    "text_only",
+    "sum",
+    "bm25",
+    "histogram",
+    "lbp",
+    "gabor",
+    "orb",
+)
+FIGURES, FIGURES_AT_K = ("map", "mrr"), ("hit", "recall", "precision", "ndcg")
 FUSED = ("fused_both", "fused")  # the system that is compared with all others of its query set
 KEY_FIGURES = ("map", "hit@1", "hit@10")  # what is shown where there is room for few
 Intervals = dict[str, dict[str, float]]

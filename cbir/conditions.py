@@ -5,14 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cbir.errors import hint_at
+from cbir.errors import QueryError, hint_at
 from cbir.rows import HIDDEN
 
 _PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?")  # in the source code of LanceDB, as it was built
 _LAYER = re.compile(r"^(Invalid (user )?input[,:]|lance error:|(Query )?Execution error:|Schema error:|Error [^:]+:) +")
 _PARSER = re.compile(r".*\(sql parser error: (.*)\)$")
 _UNKNOWN = re.compile(r"No field named [`\"]?(.+?)[`\"]?\. |Column (\S+) does not exist")
-_TEXT = re.compile(r"'[^']*'")
+_TEXT, _NAME = re.compile(r"'[^']*'"), re.compile("`[^`]*`")
+
+
+def check_condition(where: str) -> None:
+    """Refuse what LanceDB would drop without a word: everything from a semicolon on.
+
+    Raises:
+        QueryError: there is one, outside of texts and names.
+    """
+    if ";" in _NAME.sub("", _TEXT.sub("", where)):
+        raise QueryError(f"--where {where!r}: one condition, without a semicolon; join two with AND or OR.")
 
 
 def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str:
@@ -22,7 +32,12 @@ def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str
     unknown = _UNKNOWN.search(str(error))
     if unknown:
         name = unknown[1] or unknown[2]
-        hint = hint_at(name, known, otherwise=f"if it is meant as text, write '{name}'.")
+        hint = hint_at(
+            name,
+            known,
+            otherwise=f"if it is meant as text, write '{name}'. An attribute of several types, or that "
+            "came with a refresh, has no column.",
+        )
         return f"--where {where!r}: there is no column {name}; {hint} {listed}"
     for name in HIDDEN:
         if re.search(rf"\b{name}\b", _TEXT.sub("", where)):

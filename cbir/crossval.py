@@ -177,8 +177,14 @@ def _run_fold(workspace: Path, folder: Path, columns: dict[str, list[str]], *, f
 def _train(workspace: Path, folder: Path, *, fold: int) -> None:
     """Train in a process of its own, as DVC would; its progress goes to stderr."""
     command = [sys.executable, "-m", "cbir.train", str(INGESTED), str(folder / "split"), str(folder / "encoder")]
-    done = subprocess.run(command, cwd=workspace, stdout=subprocess.DEVNULL)
-    if done.returncode != 0:
+    process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        status = process.wait()
+    except BaseException:  # Ctrl-C is for us to hear: the training would tell of it at length
+        process.kill()
+        process.wait()
+        raise
+    if status != 0:
         raise TrainingError(f"Training without fold {fold + 1} failed, for the reason above; mend it and start again.")
 
 

@@ -22,6 +22,7 @@ from cbir.errors import WorkspaceError
 from cbir.locks import LOCKS, hold_lock
 from cbir.outputs import hash_code
 from cbir.records import write_table
+from cbir.scratch import make_scratch
 
 STORE = Path(".cbir/crossval")  # in the workspace
 SECTIONS = ("split", "towers", "finetune", "train", "embed", "evaluate")  # of params.yaml, that figures hang on
@@ -32,13 +33,10 @@ Scores = dict[str, tuple[np.ndarray, np.ndarray]]  # value_Q and cluster_Q of ea
 class FoldStore:
     """One cross-validation's folder: the scores of the folds that are done, and room to work in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, work: Path) -> None:
+        """``work``: a folder for the fold that is being worked on; what lies in it is not kept."""
         self._folder = folder
-
-    @property
-    def work(self) -> Path:
-        """A folder for the fold that is being worked on; what lies in it is not kept."""
-        return self._folder / "work"
+        self.work = work
 
     def read(self, fold: int) -> dict[str, Scores] | None:
         """The scores of a fold by their kind, or None where it is not done."""
@@ -76,13 +74,8 @@ def open_folds(workspace: Path, *, key: str) -> Iterator[FoldStore]:
         for other in (workspace / STORE).glob("*"):
             if other.name != key:
                 shutil.rmtree(other, ignore_errors=True)
-        store = FoldStore(workspace / STORE / key)
-        shutil.rmtree(store.work, ignore_errors=True)  # of one that was killed
-        store.work.mkdir(parents=True)
-        try:
-            yield store
-        finally:
-            shutil.rmtree(store.work, ignore_errors=True)
+        with make_scratch(workspace) as work:  # one's own: after a kill the training that was running may go on in its
+            yield FoldStore(workspace / STORE / key, work=work)
 
 
 def name_folds(workspace: Path, *, ingested: Path, folds: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from cbir.errors import QueryError
+from cbir.errors import QueryError, hint_at
 from cbir.index import Index
 from cbir.outputs import find_cache, list_files
 from cbir.records import ITEM_SCHEMA, read_json
@@ -37,7 +37,10 @@ def trace_item(workspace: Path, id_: str) -> Facts:
     index = Index.open(uri=locate_index(workspace), table=release.table)
     row = index.find(id_)
     if row is None:
-        raise QueryError(f"No item {id_!r} in the live index; ids are what `cbir-ops query` prints.")
+        ids = sorted(index.read_ids())
+        whole = next((known for known in ids if known.endswith(f"/{id_}")), id_)  # without its source
+        hint = hint_at(whole, ids, otherwise="ids are what `cbir-ops query` prints.")
+        raise QueryError(f"No item {id_!r} in the live index; {hint}")
     if row.get(REFRESHED_AT):
         return _trace_refreshed(workspace, row, release=release, index=index)
     lock_path = registry.fetch_evidence(release, "dvc.lock")

@@ -329,6 +329,8 @@ def _say(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "dataclass_type":
             return "must be a mapping of keys to values"
+        case "too_short":
+            return f"give at least {problem['ctx']['min_length']}"
         case "value_error":
             return str(problem["ctx"]["error"])
         case "literal_error":

@@ -16,6 +16,7 @@ from cbir.answers import Answers, find_fused, find_intervals, select_queries
 from cbir.errors import ParamsError
 
 COLUMNS = ["id", "source", "captions", "labels", "attributes", "width", "height"]
+BUILT_IN = ("label", "source", "has_caption", "size")
 THIRDS = ("smallest third", "middle third", "largest third")
 MOST_VALUES = 12  # of a column of numbers; one that has more is cut into thirds
 MOST_NAMED = 50  # slices with too few queries that are named; more are counted
@@ -49,7 +50,7 @@ def slice_items(items: pa.Table, name: str) -> list[list[str]]:
 def list_names(items: pa.Table) -> list[str]:
     """What ``items`` can be sliced by."""
     attributes = {key for text in items["attributes"].to_pylist() for key in json.loads(text)}
-    return ["label", "source", "has_caption", "size", *sorted(attributes)]
+    return [*BUILT_IN, *sorted(attributes)]
 
 
 def _slice_by_attribute(rows: Sequence[dict[str, Any]], name: str, *, known: Sequence[str]) -> list[list[str]]:

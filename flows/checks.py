@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 
+from cbir.errors import ParamsError, ValidationError, hint_at
+from cbir.gate.names import check_names
+from cbir.ingest import iterate_raw
 from cbir.params import SECTIONS, load_section
+from cbir.records import RAW_ITEMS
+from cbir.slices import BUILT_IN
+from flows.schedule import load_schedule
 
 
 @task(name="check the parameters", task_run_name="check the parameters")
@@ -14,7 +22,34 @@ def check_params(workspace: str) -> None:
     """Load every section: one that is wrong would else be noticed after the training, or, with nothing to do, never.
 
     Raises:
-        ParamsError: the file is missing, or a key or value is not one.
+        ParamsError: the file is missing, or a key or value is not one, or does not fit another.
+        ValidationError: the suite of expectations is not there.
     """
-    for name, section in SECTIONS.items():
-        load_section(Path(workspace) / "params.yaml", name, section)
+    root = Path(workspace)
+    loaded: dict[str, Any] = {
+        name: load_section(root / "params.yaml", name, section) for name, section in SECTIONS.items()
+    }
+    load_schedule(root / "params.yaml")
+    check_names(loaded["gate"], ks=loaded["evaluate"].k)
+    _check_slices(loaded["evaluate"].slices, raw=root / "data/raw")
+    wanted, there = loaded["embed"].dimensions, loaded["train"].dimensions
+    if wanted is not None and wanted > there:
+        raise ParamsError(
+            f"params.yaml: embed.dimensions: {wanted}, and train.dimensions is {there}; take no more, or null."
+        )
+    suite = root / "expectations" / f"{loaded['validate'].suite}.json"
+    if not suite.exists():
+        raise ValidationError(f"{suite} is not there; validate.suite names a file under {suite.parent}/.")
+
+
+def _check_slices(names: Sequence[str], *, raw: Path) -> None:
+    """Refuse a slice that no raw item has, where there are raw items."""
+    asked = [name for name in names if name not in BUILT_IN]
+    if not asked or not any(raw.glob(f"*/{RAW_ITEMS}")):
+        return
+    known = {*BUILT_IN, *(key for _, row in iterate_raw(raw) for key in row["attributes"])}
+    for name in asked:
+        if name not in known:
+            raise ParamsError(
+                f"params.yaml: evaluate.slices: no item has the attribute {name}; {hint_at(name, sorted(known))}"
+            )

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import get_client, serve
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
-from pydantic import ValidationError as PydanticError
 
-from cbir.errors import ParamsError, ServerError
+from cbir.errors import ServerError
 from cbir.params import ScheduleParams, load_section
 from flows.retrain import retrain
+from flows.schedule import load_schedule
 
 START = (
     "start `prefect server start` in another terminal, then "
@@ -44,24 +43,6 @@ def serve_retrain(workspace: Path) -> None:
     )
     assert isinstance(deployment, RunnerDeployment), "a coroutine only inside of one"
     serve(deployment, limit=1)
-
-
-def load_schedule(path: Path) -> CronSchedule:
-    """When to run, from the section ``schedule`` of the params file.
-
-    Raises:
-        ParamsError: the cron line or the time zone is not one.
-    """
-    params = load_section(path, "schedule", ScheduleParams)
-    try:
-        return CronSchedule(cron=params.cron, timezone=params.timezone)
-    except PydanticError as error:
-        keys = {str(problem["loc"][0]) for problem in error.errors()}
-        remedy = {
-            "cron": f'schedule.cron: {params.cron!r} is no cron line; five fields, e.g. "0 3 * * 1", Mondays at 3:00',
-            "timezone": f"schedule.timezone: {params.timezone!r} is no time zone; name one, e.g. Europe/Berlin",
-        }
-        raise ParamsError("params.yaml: " + "; ".join(remedy[key] for key in sorted(keys))) from None
 
 
 def check_server() -> None:

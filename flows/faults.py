@@ -11,6 +11,7 @@ from cbir.errors import CbirError, RegistryError
 
 RUNS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 FAILED = "Finished in state Failed("
+STOPPING = "Stopping temporary server"  # as the process ends, after everything that there is to say
 
 
 def hide_tracebacks() -> None:
@@ -23,7 +24,7 @@ def hide_tracebacks() -> None:
 
 
 def leave_faults_to_caller() -> None:
-    """Keep the reason of a failed run off this process's console, where the caller prints it once, last."""
+    """Keep the reason of a failed run off this process's console, where the caller prints it once, last of all."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_no_reason)
 
@@ -42,4 +43,5 @@ def _is_no_fault(record: logging.LogRecord) -> bool:
 
 
 def _is_no_reason(record: logging.LogRecord) -> bool:
-    return not (record.name in RUNS and record.getMessage().startswith(FAILED))
+    said = record.getMessage()
+    return not (said.startswith(STOPPING) or (record.name in RUNS and said.startswith(FAILED)))

@@ -136,3 +136,19 @@ def test_a_query_before_any_release_says_what_to_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: No release is live")
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_imported_is_no_source_to_import(catalogue: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "data/raw"
+    import_source(str(catalogue), name="mine", raw=raw)
+    for source in (raw, raw / "mine/images"):
+        with pytest.raises(SourceError, match="is where imported pictures lie; give the folder that they came from"):
+            import_source(str(source), name="again", raw=raw)
+
+
+@pytest.mark.parametrize(("line", "said"), [("{nope}", "line 3: no JSON"), ('{"caption": "x"}', "row 2: no file_name")])
+def test_a_mistake_in_metadata_is_told_with_its_place(catalogue: Path, tmp_path: Path, line: str, said: str) -> None:
+    first = (catalogue / "metadata.jsonl").read_text().splitlines()[0]
+    (catalogue / "metadata.jsonl").write_text(f"{first}\n\n{line}\n")
+    with pytest.raises(SourceError, match=rf"metadata\.jsonl, {said}"):
+        import_source(str(catalogue), name=None, raw=tmp_path / "raw")

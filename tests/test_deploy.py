@@ -15,8 +15,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cbir.errors import ParamsError
-from flows.deploy import load_schedule
 from flows.retrain import retrain
+from flows.schedule import load_schedule
 
 EVERY_20_SECONDS = "* * * * * */20"
 

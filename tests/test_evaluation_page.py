@@ -10,10 +10,11 @@ import pytest
 from conftest import COLOURS, draw
 
 from cbir.answers import QUERY_SETS
+from cbir.answers import SYSTEMS as ALL_SYSTEMS
 from cbir.errors import WorkspaceError
 from cbir.evaluation_page import write_evaluation_page
 from cbir.evaluation_page.charts import group_history
-from cbir.evaluation_page.tables import QUERIES
+from cbir.evaluation_page.tables import QUERIES, SYSTEMS
 from cbir.images import encode_png
 from cbir.records import ITEM_SCHEMA, write_table
 from cbir.report import render_table
@@ -187,5 +188,6 @@ def test_a_golden_hit_that_is_no_longer_an_item_is_left_out(workspace: Path) -> 
     assert "grade 1" not in page
 
 
-def test_every_query_set_has_words_on_the_page() -> None:
+def test_every_query_set_and_system_has_words_on_the_page() -> None:
     assert {*QUERY_SETS, "golden"} == set(QUERIES)
+    assert set(ALL_SYSTEMS) == set(SYSTEMS)

@@ -16,7 +16,7 @@ from PIL import Image
 from cbir.errors import IndexError_, QueryError
 from cbir.images import encode_png
 from cbir.index import Index
-from cbir.index.tables import holds_release, publish_table
+from cbir.index.tables import holds_release, list_releases, publish_table
 from cbir.records import ITEM_SCHEMA, write_json, write_table
 from cbir.similarity import Similarity, compare_vectors
 
@@ -99,7 +99,12 @@ COLUMNS = "Columns: id, caption, label, labels, source, source_path, group, attr
     ("where", "said"),
     [
         ("labl = 'red'", "there is no column labl; did you mean label?"),
-        ("caption = red", "there is no column red; if it is meant as text, write 'red'."),
+        (
+            "caption = red",
+            "there is no column red; if it is meant as text, write 'red'. An attribute of several types, "
+            "or that came with a refresh, has no column.",
+        ),
+        ("label = 'a;b'; price < 3", "one condition, without a semicolon; join two with AND or OR."),
         ("vector = 1", "vector cannot be searched by."),
         ("label = 'x", "does not work: invalid SQL predicate: Unterminated string literal at Line: 1, Column: 9."),
         ("label =", "does not work: Expected: an expression, found: EOF."),
@@ -114,7 +119,8 @@ def test_a_filter_that_does_not_work_is_told_in_a_sentence_with_the_columns_once
     with pytest.raises(QueryError) as fault:
         Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=1, where=where)
     assert str(fault.value).startswith(f"--where {where!r}")
-    assert " ".join(str(fault.value).split(repr(where), 1)[1].lstrip(": ").split()) == f"{said} {COLUMNS}"
+    told = " ".join(str(fault.value).split(repr(where), 1)[1].lstrip(": ").split())
+    assert told == (said if ";" in where else f"{said} {COLUMNS}")
 
 
 @pytest.mark.parametrize("where", [None, "label = 'red'"])
@@ -203,3 +209,11 @@ def test_old_rows_leave_the_disk_once_no_reader_can_hold_them_and_not_before(
     index.tidy()
     assert 1 not in [version["version"] for version in index._table.list_versions()]
     assert len(Index.open(uri=str(tmp_path / "db"), table="release_v1").search(VECTORS[0], k=4, where=None)) == 4
+
+
+def test_looking_for_an_index_makes_none(tmp_path: Path) -> None:
+    nowhere = tmp_path / "mistyped"
+    assert list_releases(str(nowhere)) == {}
+    with pytest.raises(IndexError_, match=r"no index in .*mistyped; mend CBIR_INDEX_URI where it is set"):
+        Index.open(uri=str(nowhere), table="release_v1")
+    assert not nowhere.exists()

@@ -195,6 +195,12 @@ def test_trials_of_a_registry_that_does_not_answer_are_told_the_same(
         TrialRuns(tmp_path, name="cbir-tuning", study="first")
 
 
+def test_an_address_that_is_none_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
+    with pytest.raises(RegistryError, match=r"MLFLOW_TRACKING_URI is 'nonsense', .*give the address of a server"):
+        Registry(tmp_path, name="cbir")
+
+
 def test_an_empty_variable_is_none(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = register(registry, tmp_path, rows="a")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")

@@ -11,8 +11,9 @@ from conftest import ROOT, cbir, set_param
 from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
-from cbir.errors import ParamsError, RegistryError, WorkspaceError
+from cbir.errors import ParamsError, RegistryError, ValidationError, WorkspaceError
 from cbir.params import SECTIONS as KNOWN
+from cbir.records import write_jsonl
 from cbir.registry import Registry
 from cbir.registry.history import lock_history
 from flows.checks import SECTIONS, check_params
@@ -29,6 +30,36 @@ def test_a_misspelt_key_in_any_section_fails_before_anything_is_done(tmp_path: P
     (tmp_path / "params.yaml").write_text(json.dumps({name: {"florr": 1}}))
     with pytest.raises(ParamsError, match=rf"{name}\.florr: unknown key"):
         check_params.fn(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "said"),
+    [
+        (
+            "gate",
+            "floor: {label.fusd_both.map: 0.4}",
+            r"gate\.floor: nothing is called label\.fusd_both\.map; did you",
+        ),
+        ("gate", "improve: [label.fused_both.hit@7]", r"gate\.improve: .*did you mean label\.fused_both\.hit@\d+\?"),
+        ("gate", "protect: {foo: 0.1}", r"gate\.protect: nothing is called foo; see metrics\.json"),
+        ("gate", "fusion: [labl.fused_both]", r"gate\.fusion: .*did you mean label\.fused_both\?"),
+        ("schedule", "cron: 99 3 * * *", r"schedule\.cron: '99 3 \* \* \*' is no cron line"),
+        ("embed", "dimensions: 1024", r"embed\.dimensions: 1024, and train\.dimensions is 512"),
+        ("validate", "suite: nosuch", r"expectations/nosuch\.json is not there"),
+        ("evaluate", "slices: [labl]", r"evaluate\.slices: no item has the attribute labl; did you mean label\?"),
+    ],
+)
+def test_what_fits_no_other_section_or_file_is_told_before_the_training(
+    tmp_path: Path, section: str, text: str, said: str
+) -> None:
+    write_jsonl(tmp_path / "data/raw/mine/items.jsonl", [{"id": "mine/1", "file_name": "1.png"}])
+    (tmp_path / "expectations").mkdir()
+    (tmp_path / "expectations/items.json").touch()
+    (tmp_path / "params.yaml").write_text(f"{section}: {{{text}}}")
+    with pytest.raises((ParamsError, ValidationError), match=said):
+        check_params.fn(str(tmp_path))
+    (tmp_path / "params.yaml").write_text("{}")
+    check_params.fn(str(tmp_path))
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_a_key_in_two_shards_is_refused(folder: Path) -> None:
     ("line", "reason"),
     [
         ("[1]", "no JSON object"),
-        ("{x", "cannot be read"),
+        ("{x", "line 1: no JSON"),
         ('{"caption": "x"}', "file_name"),
         ('{"file_name": "../out.png"}', "outside"),
     ],

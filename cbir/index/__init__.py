@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 
-from cbir.conditions import explain_condition, quote_lance
+from cbir.conditions import check_condition, explain_condition, quote_lance
 from cbir.errors import IndexError_, QueryError
 from cbir.rows import ADDED, ROW_HASH, SHA256, TEXT_HASH, Marks
 from cbir.similarity import Similarity, shorten_vectors
@@ -62,6 +63,10 @@ class Index:
         Raises:
             IndexError_: it is not there.
         """
+        if is_missing(uri):
+            raise IndexError_(
+                f"There is no index in {uri}; mend CBIR_INDEX_URI where it is set, else `cbir-ops retrain` makes one."
+            )
         try:
             return cls(lancedb.connect(uri).open_table(table))
         except ValueError as error:
@@ -213,6 +218,7 @@ class Index:
         short_D = shorten_vectors(vector_D[None], self.dimensions, similarity)[0]
         query = self._table.search(short_D).distance_type(DISTANCES[similarity]).limit(k)
         if where:
+            check_condition(where)
             query = query.where(where, prefilter=True)
         try:
             rows = query.to_list()
@@ -223,11 +229,17 @@ class Index:
         return [_read_hit(row, score=_score_distance(row["_distance"], similarity)) for row in rows]
 
 
+def is_missing(uri: str) -> bool:
+    """Whether ``uri`` is a folder of this machine that is not there, and that LanceDB would make only to look into."""
+    return "://" not in uri and not Path(uri).exists()
+
+
 def blame_table(name: str, error: Exception) -> IndexError_:
     """The fault of a table that is there and does not answer."""
     return IndexError_(
-        f"The index table {name} does not answer ({quote_lance(error)}). Where its store can be reached, its files are "
-        "damaged: move the table away, then run `cbir-ops retrain` to publish it again."
+        f"The index table {name} does not answer ({quote_lance(error)}). If CBIR_INDEX_URI is set, see that it is "
+        "right and can be reached. If so, the table's files are damaged: move it away, then run `cbir-ops retrain` to "
+        "publish it again."
     )
 
 

@@ -12,7 +12,7 @@ import lancedb
 import pyarrow as pa
 
 from cbir.errors import IndexError_
-from cbir.index import FINGERPRINT, REGISTRY, SIMILARITY, Index
+from cbir.index import FINGERPRINT, REGISTRY, SIMILARITY, Index, is_missing
 from cbir.records import read_items, read_json, read_table
 from cbir.rows import HASHED, ROW_HASH, build_rows, mark_item
 
@@ -86,6 +86,8 @@ def _restore_rows(index: Index, rows: pa.Table, facts: dict[str, Any], *, name: 
 
 def list_releases(uri: str) -> dict[str, str]:
     """The tables of releases in ``uri``, by the version of their release; tables of others are left out."""
+    if is_missing(uri):
+        return {}
     found = [(table, RELEASE_TABLE.fullmatch(table)) for table in _list_tables(lancedb.connect(uri))]
     return {match[1]: table for table, match in found if match}
 

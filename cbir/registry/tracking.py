@@ -28,7 +28,7 @@ class Tracking:
         """Find it; a workspace that was moved finds its artifacts where they are now.
 
         Raises:
-            RegistryError: the workspace's file is no database.
+            RegistryError: the workspace's file is no database, or MLFLOW_TRACKING_URI is none that MLflow takes.
         """
         root = workspace.resolve()
         own = f"sqlite:///{root / DATABASE}"
@@ -37,7 +37,13 @@ class Tracking:
         if self.uri == own:
             check_database(root / DATABASE)
             follow_workspace(root / DATABASE, root / ARTIFACTS)
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        try:
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except MlflowException as error:
+            raise RegistryError(
+                f"MLFLOW_TRACKING_URI is {self.uri!r}, where MLflow finds no registry ({find_cause(error)}); give the "
+                "address of a server, http://HOST:PORT, or leave it unset for the workspace's own."
+            ) from None
         self.client = cast(MlflowClient, _Answering(client, uri=self.uri))
 
     def find_or_create_experiment(self, name: str) -> str:

@@ -30,6 +30,8 @@ def import_source(source: str, *, name: str | None, raw: Path, patience: float =
         SourceError: the source is missing, empty or malformed, or another import did not end in time.
     """
     name = _choose_name(source, name)
+    if Path(source).resolve().is_relative_to(raw.resolve()):
+        raise SourceError(f"{source} is where imported pictures lie; give the folder that they came from.")
     with lock_imports(raw, patience=patience):
         return _import_alone(source, name=name, raw=raw)
 

@@ -48,8 +48,8 @@ def read_listed(
     files: set[str] = set()
     unknown: Counter[str] = Counter()
     for path in metadata:
-        for row in _read_rows(path):
-            name = _read_name(row, path, folder=folder)
+        for number, row in enumerate(_read_rows(path), start=1):
+            name = _read_name(row, path, number=number, folder=folder)
             if not os.path.isfile(folder / name):
                 skipped.append(f"{name}: named in {path.name}, but not in the folder")
                 continue
@@ -70,13 +70,11 @@ def read_listed(
         skipped.insert(0, f"split {value} of {rows} rows: kept as an attribute, for no split is named so; use {known}")
 
 
-def _read_name(row: Any, path: Path, *, folder: Path) -> str:
+def _read_name(row: Row, path: Path, *, number: int, folder: Path) -> str:
     """Take the picture's path out of the row, relative to ``folder``."""
-    if not isinstance(row, dict):
-        raise SourceError(f"{path} has a line that is no JSON object: {row!r:.60}.")
     name = row.pop("file_name", None)
     if not isinstance(name, str):
-        raise SourceError(f"{path} has a row without file_name; add the column (a path below {path.parent}).")
+        raise SourceError(f"{path}, row {number}: no file_name; give it, as a path below {path.parent}.")
     above = path.parent.relative_to(folder).as_posix()
     return name if above == "." else f"{above}/{name}"
 
@@ -84,7 +82,8 @@ def _read_name(row: Any, path: Path, *, folder: Path) -> str:
 def _read_rows(path: Path) -> list[Row]:
     try:
         if path.suffix == ".jsonl":  # not by splitlines(), which cuts inside of texts
-            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
+            return [_parse(line, n, path=path) for n, line in lines if line.strip()]
         frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
@@ -92,6 +91,16 @@ def _read_rows(path: Path) -> list[Row]:
         raise SourceError(f"{path} cannot be read: {error}") from None
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(key): value for key, value in record.items()} for record in records]
+
+
+def _parse(line: str, number: int, *, path: Path) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise SourceError(f"{path}, line {number}: no JSON ({error}); mend it.") from None
+    if not isinstance(row, dict):
+        raise SourceError(f"{path}, line {number}: no JSON object: {line!r:.60}.")
+    return row
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
