@@ -15,11 +15,10 @@ from typing import TypeVar
 import cv2
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from scipy.spatial.distance import cdist
 from skimage.feature import local_binary_pattern
 
+from cbir.progress import follow
 from cbir.ranks import ScoreRows
 from cbir.towers.shape import GABOR_ANGLES, GABOR_SCALES, NEIGHBOURS
 
@@ -51,9 +50,7 @@ class Descriptors:
 
 def describe_pictures(images: Sequence[bytes]) -> Descriptors:
     """Texture and keypoints of PNG pictures, in grey."""
-    done = track(
-        _map(_describe, images), total=len(images), description="classical descriptors", console=Console(stderr=True)
-    )
+    done = follow(_map(_describe, images), total=len(images), description="classical descriptors")
     patterns, energies, keypoints = zip(*done, strict=True)
     return Descriptors(np.stack(patterns), np.stack(energies), keypoints)
 

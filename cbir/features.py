@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import track
 
 from cbir.encoder import Features, compute_features
 from cbir.feature_store import FeatureStore, pad_tokens
 from cbir.images import decode_png
+from cbir.progress import follow
 from cbir.records import cut_table
 from cbir.towers.run import FILES, Towers, hash_files
 
@@ -60,7 +59,7 @@ def iterate_features(
     """
     towers = towers or Towers(towers_folder)
     store = FeatureStore(cache, towers=hash_files([towers_folder / name for name in FILES]))
-    for block in track(blocks, total=count, description="towers", console=Console(stderr=True)):
+    for block in follow(blocks, total=count, description="towers, blocks of items"):
         keys = _name_items(block)
         fresh = {key: row for row, key in enumerate(keys) if key not in store}
         if fresh:

@@ -29,7 +29,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from rich.console import Console
-from rich.progress import track
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -43,6 +42,7 @@ from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
 from cbir.metrics import find_best, hit_at_k, sort_relevance
 from cbir.params import FineTuneParams, TrainParams
+from cbir.progress import follow
 from cbir.records import write_json, write_text
 from cbir.similarity import compare_vectors
 from cbir.towers.run import normalise_pixels, open_tokenizer
@@ -116,13 +116,14 @@ class FineTuning:
             TrainingError: a loss is not finite; the ids of its batch are saved.
         """
         began, losses = time.monotonic(), []
-        console = Console(stderr=True, quiet=not self.fabric.is_global_zero)
-        for batch in track(self._load(), f"fine-tune {self.epoch + 1}", total=self.steps, console=console):
+        quiet = not self.fabric.is_global_zero
+        named = f"fine-tune epoch {self.epoch + 1}, batches"
+        for batch in follow(self._load(), description=named, total=self.steps, quiet=quiet):
             losses.append(self._step(batch.to(self.fabric.device)))
         speed = len(self.data.images) / (time.monotonic() - began)
         row = {"epoch": float(self.epoch), "loss": float(np.mean(losses)), "validation": self.measure()}
         row = self.fabric.broadcast(row)  # all ranks stop after the same epoch, whatever their devices round to
-        console.print(
+        Console(stderr=True, quiet=quiet).print(
             f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
             f"{row['validation']:.3f}, {speed:.0f} images/s, {_read_memory(self.fabric.device):.1f} GiB",
             highlight=False,

@@ -14,12 +14,11 @@ from typing import Any
 
 import imagehash
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import track
 
 from cbir.errors import CbirError, ImageError, SourceError
 from cbir.images import decode_image, encode_png, fit_square
 from cbir.params import IngestParams, load_section
+from cbir.progress import follow
 from cbir.records import (
     ITEM_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -126,7 +125,7 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
 def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = pool.map(lambda entry: read_item(*entry, params=params), listed)
-        yield from track(rows, total=len(listed), description="ingest", console=Console(stderr=True))
+        yield from follow(rows, total=len(listed), description="ingest")
 
 
 def describe_item(folder: Path, item: Row) -> Row:

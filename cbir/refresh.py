@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
-from rich.progress import track
 
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_, SourceError
@@ -24,6 +23,7 @@ from cbir.index import Index
 from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams, load_section
+from cbir.progress import follow
 from cbir.records import ITEM_SCHEMA, RAW_ITEMS, cut_table
 from cbir.registry import Registry, Release, open_registry
 from cbir.registry.history import REFRESH
@@ -141,7 +141,7 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, fi
     changes = Changes()
     console = Console(stderr=True)
     fresh: list[tuple[Path, Row]] = []
-    for entry in track(_iterate_sources(raw), total=len(marks), description="compare", console=console):
+    for entry in follow(_iterate_sources(raw), total=len(marks), description="compare"):
         row = _find_known(*entry, marks=marks, files=files)
         if row is None:
             fresh.append(entry)
@@ -220,7 +220,7 @@ def _read_items(entries: list[tuple[Path, Row]], *, params: IngestParams, consol
         return []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(lambda entry: read_item(*entry, params=params), entries)
-        return list(track(done, total=len(entries), description="read", console=console))
+        return list(follow(done, total=len(entries), description="read"))
 
 
 def _check_deleted(changes: Changes, marks: dict[str, Marks], *, most_deleted: float) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from cbir.classes import Classes
 from cbir.copies import is_bare, load_copies
@@ -31,6 +29,7 @@ from cbir.late import TEXTURES
 from cbir.metrics import find_best
 from cbir.objective import Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
+from cbir.progress import follow
 from cbir.records import read_items, read_relative, read_table, replace_folder, write_json
 from cbir.start import start_fusion
 from cbir.towers.export import export_towers
@@ -191,6 +190,7 @@ def _choose_epochs(
     catalogue: _Catalogue, rows: np.ndarray, *, validation: np.ndarray, params: TrainParams
 ) -> tuple[Fusion, FusionConfig, History]:
     """Train on ``rows`` until validation gets no better; without validation items, for all epochs."""
+    print(f"heads in closed form of {len(rows):,} items, then at most {params.epochs} epochs", file=sys.stderr)
     fit = _Fit(catalogue, rows, params=params)
     held_out = HeldOut(
         catalogue.items.take(validation),
@@ -208,6 +208,7 @@ def _choose_epochs(
 
 
 def _refit(catalogue: _Catalogue, rows: np.ndarray, *, epochs: int, params: TrainParams) -> tuple[Fusion, FusionConfig]:
+    print(f"the same of {len(rows):,} items, those of validation among them, {epochs} epochs", file=sys.stderr)
     fit = _Fit(catalogue, rows, params=params)
     for _ in fit.run(epochs, description="train"):
         pass
@@ -252,7 +253,7 @@ class _Fit:
             TrainingError: a loss is not finite; the ids of its batch are saved.
         """
         optimiser, schedule = self._make_optimiser()
-        for epoch in track(range(epochs), description=description, console=Console(stderr=True)):
+        for epoch in follow(range(epochs), total=epochs, description=f"{description}, epochs"):
             self.fusion.train()
             losses = []
             for batch in np.array_split(self.rng.permutation(len(self.data.ids)), self.steps):

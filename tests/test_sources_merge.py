@@ -138,3 +138,12 @@ def test_a_column_called_file_is_told_and_gives_way_to_the_files_name(tmp_path: 
     report = take(tmp_path / "set")
     assert report.skipped == ["attribute 'file': not imported, for the file's name is called so; rename the column"]
     assert {row["attributes"]["file"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")} == {"a.png", "b.png"}
+
+
+def test_an_attribute_of_several_types_is_told_with_the_rarest_ones_place(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"), ("b", "redder", "c"))
+    prices = {"a": 3, "b": "cheap", "c": 2.5}
+    rows = [{"file_name": f"{name}.png", "price": price, "sold": True} for name, price in prices.items()]
+    (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = "attribute 'price': text in 1 (b.png), numbers in 2; of several types, it cannot be searched by"
+    assert take(tmp_path / "set").skipped == [told]

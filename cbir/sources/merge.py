@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from cbir.errors import SourceError
+from cbir.progress import follow
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
 
@@ -114,7 +112,7 @@ def _add_items(
     """How many rows are new or changed, and how many files of others had to be written again."""
     added = restored = 0
     hidden: dict[str, None] = {}
-    for item, data in track(found, description=f"import {name}", console=Console(stderr=True)):
+    for item, data in follow(found, description=f"import {name}"):
         if not _is_unicode(item):
             skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
             continue
@@ -127,8 +125,36 @@ def _add_items(
         added += new
         restored += wrote and not new
         rows[row["id"]] = row
-    skipped[:0] = [f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden]
+    named = [f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden]
+    skipped[:0] = [*_name_mixed(rows.values()), *named]
     return added, restored
+
+
+def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
+    """Attributes with values of several types, and where the rarest of these is."""
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for key, value in row["attributes"].items():
+            if value is not None:
+                files = kinds.setdefault(key, {}).setdefault(_name_kind(value), [])
+                files.append(row["attributes"].get(FILE, row["id"]))
+    for key, found in kinds.items():
+        if len(found) > 1:
+            rare = min(found, key=lambda kind: len(found[kind]))
+            others = " and ".join(f"{kind} in {len(files)}" for kind, files in found.items() if kind != rare)
+            place = f"{rare} in {len(found[rare])} ({found[rare][0]}{', ...' if len(found[rare]) > 1 else ''})"
+            yield f"attribute {key!r}: {place}, {others}; of several types, it cannot be searched by"
+
+
+def _name_kind(value: Any) -> str:
+    match value:
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "numbers"
+        case str():
+            return "text"
+    return "lists or objects"
 
 
 def _is_unicode(value: RawItem | RelativeCaption) -> bool:
