@@ -110,7 +110,8 @@ def query(
     if gallery:
         from cbir.report import render_gallery, write_page
 
-        title = " + ".join(part for part in (text, image and image.name) if part) + (f", where {where}" if where else "")
+        title = " + ".join(part for part in (text, image and image.name) if part)
+        title += f", where {where}" if where else ""
         path = workspace / "reports" / "query.html"
         write_page(path, title="cbir-ops query", sections=[render_gallery(title, hits)])
         typer.echo(str(path), err=True)

@@ -26,6 +26,7 @@ QUIET = {"DVC_NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true",
 LIVE = {"PYTHONUNBUFFERED": "1"}  # or a stage's lines come in blocks
 REASONS = ("error: ", "ERROR: ")  # as our stages and DVC begin the reason of a failure
 STYLE = re.compile(r"\x1b\[[0-9;]*m")  # of bold or coloured words
+ADVICE = ("To track the changes", "git add ", "To enable auto staging", "dvc config core.autostage", "Use `dvc push`")
 BAR = "━"  # what is left of a progress bar where there is no terminal
 
 
@@ -75,7 +76,7 @@ def _attempt(workspace: Path, arguments: tuple[str, ...], say: Callable[[str], N
             for number in kept:
                 signal.raise_signal(number)
             assert process.stdout is not None
-            for line in _drop_bars(process.stdout):
+            for line in _drop_noise(process.stdout):
                 lines.append(line)
                 failing = failing or line.startswith(REASONS)
                 if not failing:
@@ -101,9 +102,10 @@ def _keep_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _drop_bars(stream: Iterator[str]) -> Iterator[str]:
+def _drop_noise(stream: Iterator[str]) -> Iterator[str]:
+    """The lines that say something: no bars, and none of what DVC advises after each stage to a person."""
     for line in stream:
-        if line.strip() and BAR not in line:
+        if line.strip() and BAR not in line and not line.strip().startswith(ADVICE):
             yield STYLE.sub("", line.rstrip())
 
 

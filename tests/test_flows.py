@@ -45,7 +45,9 @@ def test_a_stage_is_offline_unless_the_user_says_otherwise(
         monkeypatch.setenv(name, value)
     stages = {"stages": {"say": {"cmd": "echo offline is $HF_HUB_OFFLINE"}}}
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages))
-    assert f"offline is {got}" in run_dvc(workspace, "repro", "say")
+    lines = run_dvc(workspace, "repro", "say")
+    assert f"offline is {got}" in lines
+    assert not [line for line in lines if "git add" in line or "autostage" in line], "advice for a person at DVC's prompt"
 
 
 @pytest.mark.slow

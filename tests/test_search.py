@@ -79,7 +79,7 @@ def test_without_hits_the_command_prints_an_empty_list_and_says_why_beside_it(
 def test_a_table_that_cannot_be_opened_is_named_with_the_remedy(turned: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "lancedb/release_v1.lance/_versions").iterdir():
         file.write_bytes(b"damaged")
-    with pytest.raises(IndexError_, match=r"release_v1 does not answer .*move the table away"):
+    with pytest.raises(IndexError_, match=r"release_v1 does not answer .*files are damaged: move it away"):
         Searcher.open(tmp_path)
 
 
