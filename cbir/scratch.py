@@ -14,7 +14,6 @@ from cbir.locks import hold_lock
 SCRATCH = Path(".cbir/scratch")  # in the workspace
 LOCK = ".lock"
 PATIENCE = 10.0  # seconds
-BUSY = WorkspaceError("This scratch folder is in use.")
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def make_scratch(workspace: Path) -> Iterator[Path]:
     folder = top / uuid4().hex[:12]
     lock = folder.with_suffix(LOCK)
     try:
-        with hold_lock(lock, busy=BUSY, patience=PATIENCE):  # one that sweeps may look at it just now
+        with hold_lock(lock, busy=_tell_busy(lock), patience=PATIENCE):  # one that sweeps may look at it just now
             folder.mkdir()
             try:
                 yield folder
@@ -40,6 +39,10 @@ def make_scratch(workspace: Path) -> Iterator[Path]:
 
 def _sweep(top: Path) -> None:
     for lock in top.glob(f"*{LOCK}"):
-        with suppress(WorkspaceError), hold_lock(lock, busy=BUSY):
+        with suppress(WorkspaceError), hold_lock(lock, busy=_tell_busy(lock)):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)
+
+
+def _tell_busy(lock: Path) -> WorkspaceError:
+    return WorkspaceError(f"Another process holds {lock}; try again.")

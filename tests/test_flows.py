@@ -47,7 +47,7 @@ def test_a_stage_is_offline_unless_the_user_says_otherwise(
     (workspace / "dvc.yaml").write_text(yaml.safe_dump(stages))
     lines = run_dvc(workspace, "repro", "say")
     assert f"offline is {got}" in lines
-    assert not [line for line in lines if "git add" in line or "autostage" in line], "advice for a person at DVC's prompt"
+    assert not [line for line in lines if "git add" in line or "autostage" in line]
 
 
 @pytest.mark.slow

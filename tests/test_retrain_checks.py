@@ -12,9 +12,11 @@ from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import ParamsError, RegistryError, ValidationError, WorkspaceError
+from cbir.gate.names import check_names
 from cbir.params import SECTIONS as KNOWN
+from cbir.params import GateParams
 from cbir.records import write_jsonl
-from cbir.registry import Registry
+from cbir.registry import Registry, flatten_metrics
 from cbir.registry.history import lock_history
 from flows.checks import SECTIONS, check_params
 from flows.lock import hold_workspace
@@ -30,6 +32,12 @@ def test_a_misspelt_key_in_any_section_fails_before_anything_is_done(tmp_path: P
     (tmp_path / "params.yaml").write_text(json.dumps({name: {"florr": 1}}))
     with pytest.raises(ParamsError, match=rf"{name}\.florr: unknown key"):
         check_params.fn(str(tmp_path))
+
+
+def test_the_gate_may_be_asked_about_every_figure_that_an_evaluation_writes() -> None:
+    written = flatten_metrics(json.loads((ROOT / "metrics.json").read_text()))
+    assert len(written) > 100
+    check_names(GateParams(floor=dict.fromkeys(written, 0.0)), ks=(1, 5, 10))
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,12 @@ def test_an_attribute_of_several_types_is_told_with_the_rarest_ones_place(tmp_pa
     (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = "attribute 'price': text in 1 (b.png), numbers in 2; of several types, it cannot be searched by"
     assert take(tmp_path / "set").skipped == [told]
+
+
+def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    with (tmp_path / "raw/mine/items.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "mine/x", "file_name": "images/x.png"}) + "\n")
+    report = take(source)
+    assert (report.added, report.unchanged, report.skipped) == (0, 3, [])

@@ -18,7 +18,7 @@ def check_names(params: GateParams, *, ks: Sequence[int]) -> None:
         ParamsError: there is one.
     """
     systems = [f"{task}.{system}" for task in (*QUERY_SETS, "golden") for system in SYSTEMS]
-    figures = [*FIGURES, *(f"{figure}@{k}" for figure in FIGURES_AT_K for k in ks)]
+    figures = [*FIGURES, "queries", *(f"{figure}@{k}" for figure in FIGURES_AT_K for k in ks)]
     metrics = [*(f"{system}.{figure}" for system in systems for figure in figures), *COUNTS]
     asked = {
         "floor": (params.floor, metrics),

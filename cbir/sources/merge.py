@@ -134,10 +134,11 @@ def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
     """Attributes with values of several types, and where the rarest of these is."""
     kinds: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        for key, value in row["attributes"].items():
+        attributes = row.get("attributes") or {}  # a list that was written by hand may leave it out
+        for key, value in attributes.items():
             if value is not None:
                 files = kinds.setdefault(key, {}).setdefault(_name_kind(value), [])
-                files.append(row["attributes"].get(FILE, row["id"]))
+                files.append(str(attributes.get(FILE, row["id"])))
     for key, found in kinds.items():
         if len(found) > 1:
             rare = min(found, key=lambda kind: len(found[kind]))
