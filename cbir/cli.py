@@ -108,12 +108,14 @@ def query(
             seen = "" if hit.agreeing is None else f"  {hit.agreeing} places agree"
             typer.echo(f"{hit.score:.3f}  {hit.id:<32} {hit.caption}  [{hit.label}]{seen}")
     if gallery:
+        from cbir.evaluation_page.galleries import show_asking
         from cbir.report import render_gallery, write_page
 
+        asks = [] if image is None else [show_asking(image)]
         title = " + ".join(part for part in (text, image and image.name) if part)
         title += f", where {where}" if where else ""
         path = workspace / "reports" / "query.html"
-        write_page(path, title="cbir-ops query", sections=[render_gallery(title, hits)])
+        write_page(path, title="cbir-ops query", sections=[render_gallery(title, [*asks, *hits])])
         typer.echo(str(path), err=True)
         webbrowser.open(path.as_uri())
 

@@ -84,7 +84,7 @@ def _render_hit(hit: Hit, *, framed: bool) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
     seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
     score = "" if math.isnan(hit.score) else f"{hit.score:.3f}"
-    figure = "<figure class=found>" if framed else "<figure>"
+    figure = f'<figure title="{html.escape(hit.id)}"{" class=found" if framed else ""}>'
     return (
         f'{figure}<img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
         f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"

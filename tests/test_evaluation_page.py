@@ -167,7 +167,7 @@ def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_fra
         page.index("best, average precision 0.75"),
         page.index("worst, average precision 0.12: a &lt;name&gt;"),
     )
-    assert best < page.index(">asks<") < page.index("figure class=found") < page.index("0.875") < worst
+    assert best < page.index(">asks<") < page.index("class=found") < page.index("0.875") < worst
     assert page.count("class=found") == 1
     assert ">nan" not in page, "what asks has no score"
     assert ">asks<" not in page[worst:], "words alone have no picture"

@@ -36,3 +36,19 @@ def test_a_gallery_that_cannot_be_written_is_the_users_fault_after_the_hits(
     done = CliRunner().invoke(app, ["query", "a red square", "--html"])
     assert isinstance(done.exception, WorkspaceError)
     assert "a red square" in done.stdout
+
+
+def test_a_gallery_shows_what_was_asked_with_and_under_which_condition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_live(tmp_path)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    picture = next((tmp_path / "data/raw").rglob("*.png"))
+    done = CliRunner().invoke(app, ["query", "--image", str(picture), "--where", "label <> 'x'", "--html", "-k", "2"])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "reports/query.html").read_text()
+    assert page.count("data:image/jpeg") == 3
+    assert page.index("the query&#x27;s picture") < page.rindex("<figure title=")
+    assert f"{picture.name}, where label &lt;&gt; &#x27;x&#x27;" in page

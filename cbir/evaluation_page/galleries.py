@@ -47,7 +47,7 @@ def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, fold
     sections = ["<h2>Golden queries</h2>"] if queries else []
     for query in queries:
         words = " + ".join(part for part in (query["text"], query["image"]) if part)
-        shown = [_show_query(query, folder / query["image"])] if query["image"] else []
+        shown = [show_asking(folder / query["image"])] if query["image"] else []
         for hit in (hit for hit in query["hits"] if hit["id"] in rows):  # the items may have moved on
             note = f"grade {hit['grade']}" if hit["grade"] else "not relevant"
             shown.append(_show_item(items, rows[hit["id"]], score=hit["score"], label=note))
@@ -56,8 +56,13 @@ def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, fold
     return sections
 
 
-def _show_query(query: Mapping[str, Any], path: Path) -> Hit:
-    return _show(load_query_image(path), id_=query["query"], caption="the query's picture", label="", score=ASKS)
+def show_asking(path: Path) -> Hit:
+    """The picture that a query asks with, to stand before its hits.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return _show(load_query_image(path), id_=path.name, caption="the query's picture", label="", score=ASKS)
 
 
 def _show_item(items: pa.Table, row: int, *, score: float, label: str | None = None) -> Hit:
