@@ -240,9 +240,10 @@ def _exit_where_stopped(summary: dict[str, Any]) -> None:
     status = STOPPED.get(summary["outcome"])
     if status is not None:
         live = f"release {summary['version']} stays live" if summary["version"] else "no release is live"
+        way_on = " `cbir-ops refresh` brings it the pictures that are new." if summary["version"] else ""
         typer.echo(
             f"{summary['outcome']}: {summary['reasons']}; {live}. See "
-            f"`cbir-ops gate --explain --release {summary['candidate']}`.",
+            f"`cbir-ops gate --explain --release {summary['candidate']}`.{way_on}",
             err=True,
         )
         raise typer.Exit(status)
