@@ -130,7 +130,7 @@ class Course:
             assert set(index.read_marks()) == {f"squares/{n}" for n in range(start, start + 8)}
             assert index.rows == 8
             assert index.fingerprint == self.registry.get_version(version).fingerprint
-        runs = self.registry._client.search_runs([self.registry._get_experiment()])
+        runs = self.registry._client.search_runs([self.registry._tracking.find_or_create_experiment("cbir")])
         assert len(runs) == self.version
 
 
