@@ -139,6 +139,8 @@ def test_a_release_that_was_rolled_back_from_and_is_kept_back_is_told(
 ) -> None:
     """Whatever comes before it is left out: nothing changed, and the gate is not asked again."""
     (tmp_path / "params.yaml").write_text(f"notify: {{block: {BLOCK}, events: [kept]}}")
+    (tmp_path / "expectations").mkdir()
+    (tmp_path / "expectations/items.json").touch()
     kept = {"outcome": "kept", "candidate": "4", "version": "3", "rows": 48, "key": "k"}
     for name, found in (
         ("look_for_changes", []),
