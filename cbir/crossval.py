@@ -37,7 +37,7 @@ JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
 def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with the workspace's parameters on all folds but one, test on that one, each in turn.
 
-    Works under ``.cbir/crossval``, where the scores of every fold that is done stay: stopped, it goes on where it was.
+    The scores of every fold that is done stay under ``.cbir/crossval``: stopped, it goes on where it was.
     Towers' outputs come from the workspace's cache. Writes ``reports/crossval.json``, which it returns, and
     ``reports/crossval.html``.
 

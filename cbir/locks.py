@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from cbir.errors import CbirError
 
 LOCKS = Path(".cbir/locks")  # in the workspace
-POLL = 1.0  # seconds between two looks at most
+POLL = 0.1  # seconds between two looks at most
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
 
 from cbir.encoder import Encoder
 from cbir.errors import IndexError_, SourceError
@@ -139,7 +138,6 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, fi
         SourceError: there is no source, no usable picture in any, or much of it cannot be read.
     """
     changes = Changes()
-    console = Console(stderr=True)
     fresh: list[tuple[Path, Row]] = []
     for entry in follow(_iterate_sources(raw), total=len(marks), description="compare"):
         row = _find_known(*entry, marks=marks, files=files)
@@ -151,7 +149,7 @@ def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, fi
             changes.unchanged.add(row["id"])
     files.save()
     listed = len(fresh) + len(changes.unchanged)
-    taken = _sort_fresh(fresh, _read_items(fresh, params=params, console=console), changes, marks=marks)
+    taken = _sort_fresh(fresh, _read_items(fresh, params=params), changes, marks=marks)
     if len(changes.unreadable) > MOST_UNREADABLE * listed:
         raise SourceError(
             f"{len(changes.unreadable)} of {listed} files cannot be read; the first: {changes.unreadable[0]}. Mend the "
@@ -215,7 +213,7 @@ def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks], files: Know
     return row if mark.row_hash == hash_row(row) else None
 
 
-def _read_items(entries: list[tuple[Path, Row]], *, params: IngestParams, console: Console) -> list[Row]:
+def _read_items(entries: list[tuple[Path, Row]], *, params: IngestParams) -> list[Row]:
     if not entries:
         return []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
