@@ -161,7 +161,7 @@ class Registry:
     def read_metrics(self, release: Release) -> dict[str, float]:
         """The figures that a release was registered with, by their names in ``metrics.json``, dotted.
 
-        None where its run was deleted.
+        Empty where its run was deleted.
         """
         try:
             metrics = self._client.get_run(release.run_id).data.metrics
