@@ -1,4 +1,4 @@
-"""How fast the parts are on this machine: ``make bench``, or ``python -m benchmarks embedding step metrics query``."""
+"""How fast the parts are on this machine: all by ``make bench``, some by ``python -m benchmarks embedding step``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 
 import torch
 
-from benchmarks import encoder, queries, scores
+from benchmarks import encoder, finetuning, queries, scores
 
 PARTS: dict[str, Callable[[], list[list[str]]]] = {
     "embedding": encoder.measure_embedding,
     "step": encoder.measure_step,
+    "towers": finetuning.measure_step_of_towers,
+    "epochs": finetuning.measure_epochs_of_towers,
     "metrics": scores.measure_metrics,
     "query": queries.measure_queries,
 }
@@ -26,6 +28,7 @@ def describe_machine() -> str:
     return (
         f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__} with {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
     )
 
 

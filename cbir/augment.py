@@ -23,7 +23,7 @@ from cbir.towers.text import tokenise
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pixels twice, differently changed, and tokens; a row without words has none to see and a false flag."""
+    """Pixels and tokens; a row without words has a false flag, and its picture changed once more."""
 
     pixels: torch.Tensor
     other_pixels: torch.Tensor
@@ -42,12 +42,16 @@ class Batch:
         """The batch on a device."""
         return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
 
+    def pin_memory(self) -> Batch:
+        """The batch where a GPU can fetch it while the processor goes on; a loader asks for it by this name."""
+        return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
+
 
 class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     """Pictures by row, changed by a seed that is the row's and the epoch's, on whatever rank or worker it is read."""
 
-    def __init__(self, images: Sequence[bytes], shape: VisualShape, *, seed: int) -> None:
-        self.images, self.shape, self.seed = images, shape, seed
+    def __init__(self, images: Sequence[bytes], texts: Sequence[str | None], shape: VisualShape, *, seed: int) -> None:
+        self.images, self.texts, self.shape, self.seed = images, texts, shape, seed
         self.epoch = 0
         side = shape.image_size
         self.change = v2.Compose(
@@ -67,7 +71,8 @@ class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         picture = decode_png(self.images[row])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(np.random.SeedSequence([self.seed, self.epoch, row]).generate_state(1)[0])
-            one, two = (self._normalise(self.change(picture)) for _ in range(2))
+            one = self._normalise(self.change(picture))
+            two = one if self.texts[row] else self._normalise(self.change(picture))  # words are the answer
         return one, two, row
 
     def _normalise(self, picture: Image.Image) -> torch.Tensor:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ from cbir.params import FineTuneParams, TrainParams
 from cbir.progress import follow
 from cbir.records import write_json, write_text
 from cbir.similarity import compare_vectors
-from cbir.towers.run import normalise_pixels, open_tokenizer
+from cbir.towers.run import count_cores, normalise_pixels, open_tokenizer
 from cbir.towers.text import TextTower, tokenise
 from cbir.towers.visual import VisualTower
 from cbir.two_towers import TwoTowers, list_groups
@@ -92,13 +92,12 @@ class FineTuning:
         torch.manual_seed(params.seed)
         self.data, self.validation, self.tokenizer = data, validation, tokenizer
         self.loss, self.params, self.faults = loss, params, faults
-        self.pictures = Pictures(data.images, model.visual.measure(), seed=params.seed)
+        self.pictures = Pictures(data.images, data.texts, model.visual.measure(), seed=params.seed)
         self.collate = Collate(data.texts, tokenizer)
         model.eval()
         optimiser = torch.optim.AdamW(list_groups(model, params), weight_decay=params.weight_decay)
         if params.compile:
-            for part in (model.visual.trunk, model.text):
-                part.compile()
+            model.compile_towers()
         self.bare = model
         self.model, self.optimiser = self.fabric.setup(model, optimiser)
         self.steps = max(len(data.images) // params.batch_size, 1)
@@ -115,13 +114,14 @@ class FineTuning:
         Raises:
             TrainingError: a loss is not finite; the ids of its batch are saved.
         """
-        began, losses = time.monotonic(), []
+        began, losses = time.monotonic(), list[torch.Tensor]()
         quiet = not self.fabric.is_global_zero
         named = f"fine-tune epoch {self.epoch + 1}, batches"
-        for batch in follow(self._load(), description=named, total=self.steps, quiet=quiet):
-            losses.append(self._step(batch.to(self.fabric.device)))
+        for batch in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
+            losses.append(self.step(batch))
+        loss = float(torch.stack(losses).double().mean())
         speed = len(self.data.images) / (time.monotonic() - began)
-        row = {"epoch": float(self.epoch), "loss": float(np.mean(losses)), "validation": self.measure()}
+        row = {"epoch": float(self.epoch), "loss": loss, "validation": self.measure()}
         row = self.fabric.broadcast(row)  # all ranks stop after the same epoch, whatever their devices round to
         Console(stderr=True, quiet=quiet).print(
             f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
@@ -163,7 +163,7 @@ class FineTuning:
     def _state(self) -> dict[str, Any]:
         return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
 
-    def _load(self) -> Iterator[Batch]:
+    def load_batches(self) -> Iterator[Batch]:
         """This rank's share of every global batch of the epoch."""
         self.pictures.epoch = self.epoch
         order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.pictures))
@@ -172,28 +172,40 @@ class FineTuning:
             for batch in np.array_split(order, self.steps)
         ]
         yield from DataLoader(
-            self.pictures, batch_sampler=shares, collate_fn=self.collate, num_workers=self.params.workers
+            self.pictures,
+            batch_sampler=shares,
+            collate_fn=self.collate,
+            num_workers=count_workers(self.params.workers, self.fabric.device),
+            pin_memory=self.fabric.device.type == "cuda",
         )
 
-    def _step(self, batch: Batch) -> float:
-        parts = list(batch.split(self.params.micro_batch))
+    def step(self, batch: Batch) -> torch.Tensor:
+        """One step on this rank's share of a batch, still in the processor's memory; the loss, on the device."""
+        row_B = self._list_rows(batch)  # first, for it waits for the device
+        parts = list(batch.to(self.fabric.device).split(self.params.micro_batch))
         if len(parts) == 1:
-            loss = self._compare(self._run(batch), batch)
+            loss = self._compare(self._run(parts[0]), row_B)
             self.fabric.backward(loss)
         else:
-            loss = self._cache_gradients(parts, batch)
+            loss = self._cache_gradients(parts, row_B)
         self.fabric.clip_gradients(self.model, self.optimiser, max_norm=CLIP)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.schedule.step()
-        return float(loss.detach())
+        return loss.detach()
 
-    def _cache_gradients(self, parts: list[Batch], batch: Batch) -> torch.Tensor:
+    def _list_rows(self, batch: Batch) -> np.ndarray:
+        """The rows of the global batch, rank by rank."""
+        if self.fabric.world_size == 1:
+            return batch.row_B.numpy()
+        return self._gather(batch.row_B.to(self.fabric.device)[None])[0].cpu().numpy()
+
+    def _cache_gradients(self, parts: list[Batch], row_B: np.ndarray) -> torch.Tensor:
         """The loss of all vectors, and its gradient carried back through the towers a part at a time."""
         with torch.no_grad():
             vectors = torch.cat([self._run(part) for part in parts], dim=1)
         vectors.requires_grad_()
-        loss = self._compare(vectors, batch)
+        loss = self._compare(vectors, row_B)
         loss.backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None
         gradients = torch.split(vectors.grad, self.params.micro_batch, dim=1)
@@ -205,13 +217,13 @@ class FineTuning:
     def _run(self, batch: Batch) -> torch.Tensor:
         return self.model(batch.pixels, batch.other_pixels, batch.ids, batch.mask, batch.has_text_B)
 
-    def _compare(self, vectors: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _compare(self, vectors: torch.Tensor, row_B: np.ndarray) -> torch.Tensor:
         """The loss of the global batch, the same on every rank; a row that fills up shares counts once.
 
         Raises:
             TrainingError: it is not finite.
         """
-        row_B, once = np.unique(self._gather(batch.row_B[None])[0].cpu().numpy(), return_index=True)
+        row_B, once = np.unique(row_B, return_index=True)
         image_BD, answer_BD = self._gather(vectors.float())[:, once]
         loss = self.loss(image_BD, answer_BD, torch.from_numpy(self.data.code_N[row_B]).to(image_BD.device))
         if not bool(torch.isfinite(loss)):
@@ -236,6 +248,13 @@ class FineTuning:
     def _read_validation(self, rows: Sequence[int]) -> torch.Tensor:
         ids, mask = tokenise(self.tokenizer, [self.validation.texts[n] or "" for n in rows])
         return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
+
+
+def count_workers(workers: int | Literal["auto"], device: torch.device) -> int:
+    """Processes that decode; ``auto``: none on the processor, whose cores compute, else a rank's share of the cores."""
+    if workers != "auto":
+        return workers
+    return max(count_cores() // torch.cuda.device_count() - 1, 0) if device.type == "cuda" else 0
 
 
 def share_rows(batch: np.ndarray, *, rank: int, ranks: int) -> list[int]:

@@ -115,7 +115,7 @@ class FineTuneParams:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count | Literal["auto"] = 1
     hosts: int = Field(1, ge=1)
-    workers: int = Field(0, ge=0)
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     compile: bool = False
     seed: Seed = 0
 

@@ -5,6 +5,7 @@ Shapes: N items, P training items, B batch, L labels.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def train(
         TrainingError: too few items, or a loss that is not finite.
         TowerError: a tower's weights are missing.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     torch.use_deterministic_algorithms(True)
     items, table = _read_split_items(ingested, split)
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}

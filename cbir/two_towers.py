@@ -30,6 +30,11 @@ class TwoTowers(nn.Module):
         self.visual, self.text, self.similarity = visual, text, similarity
         widths = visual.measure().blocks[0][0], text.measure().blocks[0][0]
         self.heads = nn.ModuleList(nn.Identity() if one_space else nn.Linear(width, dimensions) for width in widths)
+        self._look, self._listen = visual.embed, text.embed
+
+    def compile_towers(self) -> None:
+        """Let what the towers are trained by run compiled; what is exported of them stays as it was."""
+        self._look, self._listen = torch.compile(self.visual.embed), torch.compile(self.text.embed)
 
     def forward(
         self,
@@ -47,11 +52,11 @@ class TwoTowers(nn.Module):
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels -> vectors (B, D)."""
-        return self._finish(self.heads[0](self.visual.embed(pixels)))
+        return self._finish(self.heads[0](self._look(pixels)))
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tokens -> vectors (B, D)."""
-        return self._finish(self.heads[1](self.text.embed(ids, mask)))
+        return self._finish(self.heads[1](self._listen(ids, mask)))
 
     def _finish(self, vector_BD: torch.Tensor) -> torch.Tensor:
         return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD

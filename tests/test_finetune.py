@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,28 @@ from hypothesis import strategies as st
 from tuning_run import draw_squares, make_tuning
 
 import cbir.train
+from cbir.augment import Pictures
+from cbir.encoder import Encoder
 from cbir.errors import TrainingError
-from cbir.finetune import CHECKPOINTS, MARK, FineTuning, fine_tune, share_rows
+from cbir.finetune import CHECKPOINTS, MARK, FineTuning, count_workers, fine_tune, share_rows
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, IngestParams, TowerParams, TrainParams
 from cbir.records import SPLIT_SCHEMA, write_jsonl, write_table, write_text
+from cbir.towers.open_clip_models import load_open_clip
+from cbir.towers.shape import VisualShape
 from cbir.two_towers import list_groups
 
 ROOT = Path(__file__).parent.parent
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU)])
+def accelerator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where towers learn; deterministic, as the stage is."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield request.param
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -37,39 +52,44 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 
 
 def read_weights(tuning: FineTuning) -> torch.Tensor:
-    return torch.cat([weight.detach().flatten() for weight in tuning.bare.parameters()])
+    return torch.cat([weight.detach().flatten().cpu() for weight in tuning.bare.parameters()])
 
 
-def test_both_towers_learn_from_pictures_and_words(folder: Path) -> None:
-    tuning = make_tuning(folder, epochs=6)
-    before = {name: weight.detach().clone() for name, weight in tuning.bare.named_parameters()}
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_both_towers_learn_from_pictures_and_words(folder: Path, accelerator: str, precision: str) -> None:
+    tuning = make_tuning(folder, epochs=6, accelerator=accelerator, precision=precision)
+    before = {name: weight.detach().cpu().clone() for name, weight in tuning.bare.named_parameters()}
     rows = [tuning.run_epoch() for _ in range(6)]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
-    moved = {name.split(".")[0] for name, weight in tuning.bare.named_parameters() if not weight.equal(before[name])}
-    assert moved == {"visual", "text"}
+    now = {name: weight.detach().cpu() for name, weight in tuning.bare.named_parameters()}
+    assert {name.split(".")[0] for name, weight in now.items() if not weight.equal(before[name])} == {"visual", "text"}
 
 
-def test_pictures_without_a_single_caption_learn_from_changed_copies(folder: Path) -> None:
-    tuning = make_tuning(folder, epochs=6, captions=False)
+def test_pictures_without_a_single_caption_learn_from_changed_copies(folder: Path, accelerator: str) -> None:
+    tuning = make_tuning(folder, epochs=6, captions=False, accelerator=accelerator)
     rows = [tuning.run_epoch() for _ in range(6)]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
 
 
 @pytest.mark.parametrize("captions", [True, False], ids=["captions", "no captions"])
-def test_cached_gradients_teach_what_the_whole_batch_at_once_does(folder: Path, captions: bool) -> None:
-    whole, parts = (make_tuning(folder, captions=captions, micro_batch=size) for size in (16, 5))
+def test_cached_gradients_teach_what_the_whole_batch_at_once_does(
+    folder: Path, captions: bool, accelerator: str
+) -> None:
+    whole, parts = (
+        make_tuning(folder, captions=captions, micro_batch=size, accelerator=accelerator) for size in (16, 5)
+    )
     for one, other in zip((whole.run_epoch() for _ in range(2)), (parts.run_epoch() for _ in range(2)), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     assert torch.allclose(read_weights(whole), read_weights(parts), atol=2e-4)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    straight, stopped = make_tuning(folder), make_tuning(folder)
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(folder: Path, tmp_path: Path, accelerator: str) -> None:
+    straight, stopped = (make_tuning(folder, accelerator=accelerator) for _ in range(2))
     for _ in range(3):
         straight.run_epoch()
     stopped.run_epoch()
     stopped.save(tmp_path / "last.ckpt")
-    resumed = make_tuning(folder)
+    resumed = make_tuning(folder, accelerator=accelerator)
     resumed.resume(tmp_path / "last.ckpt")
     assert resumed.epoch == 1
     for _ in range(2):
@@ -177,10 +197,52 @@ def test_a_loss_that_is_not_finite_saves_the_ids_of_its_batch(folder: Path) -> N
     assert all(id_.startswith("squares/") for id_ in ids)
 
 
-def test_half_precision_trains_too(folder: Path) -> None:
-    row = make_tuning(folder, precision="bf16-mixed").run_epoch()
-    full = make_tuning(folder).run_epoch()
-    assert row["loss"] == pytest.approx(full["loss"], rel=0.1)
+def test_half_precision_has_the_loss_of_full(folder: Path, accelerator: str) -> None:
+    half, full = (
+        make_tuning(folder, precision=precision, accelerator=accelerator).run_epoch()
+        for precision in ("bf16-mixed", "32-true")
+    )
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.1)
+
+
+@NO_GPU
+def test_a_gpu_has_the_loss_curve_of_the_processor(folder: Path) -> None:
+    there, here = (make_tuning(folder, accelerator=where) for where in ("cuda", "cpu"))
+    for one, other in zip((there.run_epoch() for _ in range(3)), (here.run_epoch() for _ in range(3)), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("captions", [True, False], ids=["captions", "no captions"])
+def test_compiled_towers_learn_the_same_and_are_exported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str, captions: bool
+) -> None:
+    monkeypatch.chdir(folder)
+    tuned, fine_tune = [], cbir.finetune.fine_tune
+    monkeypatch.setattr(cbir.finetune, "fine_tune", lambda t, **k: tuned.append(t.history) or fine_tune(t, **k))
+    stage = prepare_stage(folder, captions=captions)
+    for number, compiled in enumerate([False, True]):
+        load_open_clip.cache_clear()
+        stage["tune_params"] = dataclasses.replace(stage["tune_params"], compile=compiled, accelerator=accelerator)
+        cbir.train.train(Path("ingested"), Path("split"), Path(f"encoder{number}"), **stage)
+    plain, compiled = ([row["loss"] for row in history] for history in tuned)
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    assert Encoder.load(Path("encoder1")).towers.shapes.visual.image_size == 64
+
+
+def test_who_decodes_is_chosen_by_where_the_towers_learn() -> None:
+    assert count_workers(3, torch.device("cpu")) == count_workers(3, torch.device("cuda")) == 3
+    assert count_workers("auto", torch.device("cpu")) == 0
+
+
+def test_pictures_that_words_answer_are_changed_once() -> None:
+    images = draw_squares(2).images
+    shape = VisualShape(image_size=64, mean=(0.5,) * 3, deviation=(0.5,) * 3, width=1, blocks=())
+    pictures = Pictures(images, ["a square", None], shape, seed=0)
+    (named, same, _), (bare, other, row) = pictures[0], pictures[1]
+    assert named is same
+    assert not bare.equal(other)
+    assert row == 1
 
 
 def test_lower_layers_learn_more_slowly(folder: Path) -> None:

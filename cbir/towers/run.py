@@ -52,7 +52,7 @@ class Towers:
             ort.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
             for name in (VISUAL_ONNX, TEXT_ONNX)
         )
-        self._threads = ThreadPoolExecutor(_count_cores())
+        self._threads = ThreadPoolExecutor(count_cores())
         self._tokenizer = open_tokenizer(folder, max_tokens=self.shapes.text.max_tokens)
 
     def map(self, work: Callable[[A], B], rows: Sequence[A]) -> list[B]:
@@ -85,7 +85,7 @@ class Towers:
         return tokens_BTW, mask_BT, np.concatenate(summaries)
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
     """Cores that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
