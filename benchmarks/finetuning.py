@@ -38,22 +38,22 @@ SETTINGS = (  # precision, compiled, batch; a processor takes the first
 
 
 def measure_step_of_towers() -> list[list[str]]:
-    """One step of both towers, as the stage `train` does it and by hand, on one batch in the processor's memory."""
+    """One step of both towers, as the stage `train` does it and by hand, on one batch that is there."""
     tuning = _make_tuning(BATCH, precision=PRECISION)
     bare = copy.deepcopy(tuning.bare)
-    batch = next(tuning.load_batches())
+    batch, row_B = next(tuning.load_batches())
     device, target_B = tuning.fabric.device, torch.arange(BATCH, device=tuning.fabric.device)
     optimiser = torch.optim.AdamW(list_groups(bare, tuning.params), weight_decay=tuning.params.weight_decay)
 
     def step_ours() -> float:
         torch.use_deterministic_algorithms(True)
-        return float(tuning.step(batch))
+        return float(tuning.step(batch, row_B))
 
     def step_bare() -> float:
         torch.use_deterministic_algorithms(False)
         with torch.autocast(device.type, torch.bfloat16, enabled=PRECISION == "bf16-mixed"):
-            given = (batch.pixels, batch.other_pixels, batch.ids, batch.mask, batch.has_text_B)
-            image_BD, text_BD = bare(*(tensor.to(device, non_blocking=True) for tensor in given)).float()
+            vectors = bare(batch.pixels, None, batch.ids, batch.mask, batch.has_text_B)
+        image_BD, text_BD = vectors.float()
         logits_BB = image_BD @ text_BD.T / TEMPERATURE
         loss = (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
         loss.backward()

@@ -1,6 +1,6 @@
 """What a training step sees of the pictures: decoded, changed at random, and the same again for the same seed.
 
-Shapes: B batch.
+Shapes: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -14,46 +14,59 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cbir.images import decode_png
-from cbir.towers.run import normalise_pixels
-from cbir.towers.shape import VisualShape
 from cbir.towers.text import tokenise
+
+Numbered = tuple[int, int]  # an epoch and a row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Pictures as they were changed, uint8 (B, 3, side, side), and changed once more where a row has no words.
+
+    ``other_pixels`` is None where every row has words.
+    """
+
+    pixels: torch.Tensor
+    other_pixels: torch.Tensor | None
+    row_B: np.ndarray
+
+    def pin_memory(self) -> Views:
+        """The same where a GPU can fetch it while the processor goes on; a loader asks for it by this name."""
+        other = None if self.other_pixels is None else self.other_pixels.pin_memory()
+        return Views(pixels=self.pixels.pin_memory(), other_pixels=other, row_B=self.row_B)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pixels and tokens; a row without words has a false flag, and its picture changed once more."""
+    """Views and tokens on one device; a row without words has a false flag."""
 
     pixels: torch.Tensor
-    other_pixels: torch.Tensor
+    other_pixels: torch.Tensor | None
     ids: torch.Tensor
     mask: torch.Tensor
     has_text_B: torch.Tensor
-    row_B: torch.Tensor
 
     def split(self, rows: int) -> Iterator[Batch]:
         """The batch in parts of at most ``rows``."""
-        parts = {name: torch.split(tensor, rows) for name, tensor in vars(self).items()}
-        for number in range(len(parts["pixels"])):
-            yield Batch(**{name: tensors[number] for name, tensors in parts.items()})
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
-
-    def pin_memory(self) -> Batch:
-        """The batch where a GPU can fetch it while the processor goes on; a loader asks for it by this name."""
-        return Batch(**{name: tensor.pin_memory() for name, tensor in vars(self).items()})
+        for start in range(0, len(self.pixels), rows):
+            part = slice(start, start + rows)
+            yield Batch(
+                pixels=self.pixels[part],
+                other_pixels=None if self.other_pixels is None else self.other_pixels[part],
+                ids=self.ids[part],
+                mask=self.mask[part],
+                has_text_B=self.has_text_B[part],
+            )
 
 
-class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Pictures by row, changed by a seed that is the row's and the epoch's, on whatever rank or worker it is read."""
+class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor | None, int]]):
+    """Pictures by epoch and row, changed by a seed that is theirs, on whatever rank or worker they are read."""
 
-    def __init__(self, images: Sequence[bytes], texts: Sequence[str | None], shape: VisualShape, *, seed: int) -> None:
-        self.images, self.texts, self.shape, self.seed = images, texts, shape, seed
-        self.epoch = 0
-        side = shape.image_size
+    def __init__(self, images: Sequence[bytes], texts: Sequence[str | None], *, side: int, seed: int) -> None:
+        self.images, self.texts, self.seed = images, texts, seed
         self.change = v2.Compose(
             [
                 v2.RandomResizedCrop(
@@ -67,34 +80,44 @@ class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, at: Numbered) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        epoch, row = at
         picture = decode_png(self.images[row])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(np.random.SeedSequence([self.seed, self.epoch, row]).generate_state(1)[0])
-            one = self._normalise(self.change(picture))
-            two = one if self.texts[row] else self._normalise(self.change(picture))  # words are the answer
-        return one, two, row
+            # torch.manual_seed would note the call for GPUs too, with its traceback, as long as none was used
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
+            )
+            return self._draw(picture), None if self.texts[row] else self._draw(picture), row
 
-    def _normalise(self, picture: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(normalise_pixels(picture, self.shape))
+    def _draw(self, picture: Image.Image) -> torch.Tensor:
+        return pil_to_tensor(self.change(picture))
 
 
-class Collate:
-    """Rows of ``Pictures`` -> a batch, with the words of each row."""
+def stack_views(parts: Sequence[tuple[torch.Tensor, torch.Tensor | None, int]]) -> Views:
+    """Rows of ``Pictures`` -> views."""
+    pixels, others, rows = zip(*parts, strict=True)
+    drawn = [one if other is None else other for one, other in zip(pixels, others, strict=True)]
+    worded = all(other is None for other in others)
+    return Views(pixels=torch.stack(pixels), other_pixels=None if worded else torch.stack(drawn), row_B=np.array(rows))
 
-    def __init__(self, texts: Sequence[str | None], tokenizer: Tokenizer) -> None:
-        self.texts, self.tokenizer = texts, tokenizer
 
-    def __call__(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor, int]]) -> Batch:
-        """Stack ``parts``."""
-        pixels, other, rows = zip(*parts, strict=True)
-        words = [self.texts[row] for row in rows]
-        ids, mask = tokenise(self.tokenizer, [text or "" for text in words])
-        return Batch(
-            pixels=torch.stack(pixels),
-            other_pixels=torch.stack(other),
-            ids=ids,
-            mask=mask,
-            has_text_B=torch.tensor([bool(text) for text in words]),
-            row_B=torch.tensor(rows),
-        )
+def join_views(
+    parts: Sequence[Views], texts: Sequence[str | None], *, tokenizer: Tokenizer, device: torch.device
+) -> Batch:
+    """A batch on ``device``, the words of its rows among ``texts`` read."""
+    words = [texts[row] for part in parts for row in part.row_B]
+    ids, mask = tokenise(tokenizer, [text or "" for text in words])
+    worded = all(part.other_pixels is None for part in parts)
+    others = [part.pixels if part.other_pixels is None else part.other_pixels for part in parts]
+    return Batch(
+        pixels=_join([part.pixels for part in parts], device),
+        other_pixels=None if worded else _join(others, device),
+        ids=ids.to(device),
+        mask=mask.to(device),
+        has_text_B=torch.tensor([bool(text) for text in words], device=device),
+    )
+
+
+def _join(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    return torch.cat([part.to(device, non_blocking=True) for part in parts])

@@ -14,12 +14,15 @@ Shapes: B batch of one rank, D dimensions.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +31,13 @@ import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from PIL import Image
 from rich.console import Console
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from cbir.augment import Batch, Collate, Pictures
+from cbir.augment import Batch, Numbered, Pictures, join_views, stack_views
 from cbir.clusters import number_twins
 from cbir.errors import TrainingError
 from cbir.features import first_captions
@@ -45,11 +50,12 @@ from cbir.params import FineTuneParams, TrainParams
 from cbir.progress import follow
 from cbir.records import write_json, write_text
 from cbir.similarity import compare_vectors
-from cbir.towers.run import count_cores, normalise_pixels, open_tokenizer
+from cbir.towers.run import count_cores, open_tokenizer
 from cbir.towers.text import TextTower, tokenise
 from cbir.towers.visual import VisualTower
 from cbir.two_towers import TwoTowers, list_groups
 
+JOB = 32  # pictures that one worker decodes for a batch
 PATIENCE = 3  # epochs without a better one
 CLIP = 1.0
 CHECKPOINTS = Path(".cbir/finetune")  # in the folder that a stage runs in, the workspace
@@ -92,8 +98,6 @@ class FineTuning:
         torch.manual_seed(params.seed)
         self.data, self.validation, self.tokenizer = data, validation, tokenizer
         self.loss, self.params, self.faults = loss, params, faults
-        self.pictures = Pictures(data.images, data.texts, model.visual.measure(), seed=params.seed)
-        self.collate = Collate(data.texts, tokenizer)
         model.eval()
         optimiser = torch.optim.AdamW(list_groups(model, params), weight_decay=params.weight_decay)
         if params.compile:
@@ -107,6 +111,15 @@ class FineTuning:
         )
         self.epoch = 0
         self.history: list[dict[str, float]] = []
+        workers = count_workers(params.workers, self.fabric.device)
+        self.loader = DataLoader(
+            Pictures(data.images, data.texts, side=model.visual.image_size, seed=params.seed),
+            batch_sampler=_Jobs(self),
+            collate_fn=stack_views,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
 
     def run_epoch(self) -> dict[str, float]:
         """Train for one epoch, then measure retrieval on validation items.
@@ -117,8 +130,8 @@ class FineTuning:
         began, losses = time.monotonic(), list[torch.Tensor]()
         quiet = not self.fabric.is_global_zero
         named = f"fine-tune epoch {self.epoch + 1}, batches"
-        for batch in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
-            losses.append(self.step(batch))
+        for batch, row_B in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
+            losses.append(self.step(batch, row_B))
         loss = float(torch.stack(losses).double().mean())
         speed = len(self.data.images) / (time.monotonic() - began)
         row = {"epoch": float(self.epoch), "loss": loss, "validation": self.measure()}
@@ -163,49 +176,60 @@ class FineTuning:
     def _state(self) -> dict[str, Any]:
         return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
 
-    def load_batches(self) -> Iterator[Batch]:
-        """This rank's share of every global batch of the epoch."""
-        self.pictures.epoch = self.epoch
-        order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.pictures))
-        shares = [
-            share_rows(batch, rank=self.fabric.global_rank, ranks=self.fabric.world_size)
-            for batch in np.array_split(order, self.steps)
-        ]
-        yield from DataLoader(
-            self.pictures,
-            batch_sampler=shares,
-            collate_fn=self.collate,
-            num_workers=count_workers(self.params.workers, self.fabric.device),
-            pin_memory=self.fabric.device.type == "cuda",
-        )
+    def list_shares(self) -> list[list[int]]:
+        """This rank's rows of every global batch of the epoch."""
+        order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.data.images))
+        rank, ranks = self.fabric.global_rank, self.fabric.world_size
+        return [share_rows(batch, rank=rank, ranks=ranks) for batch in np.array_split(order, self.steps)]
 
-    def step(self, batch: Batch) -> torch.Tensor:
-        """One step on this rank's share of a batch, still in the processor's memory; the loss, on the device."""
-        row_B = self._list_rows(batch)  # first, for it waits for the device
-        parts = list(batch.to(self.fabric.device).split(self.params.micro_batch))
+    def load_batches(self) -> Iterator[tuple[Batch, np.ndarray]]:
+        """This rank's share of every global batch of the epoch, and the rows of all ranks' shares, rank by rank."""
+        views = iter(self.loader)
+        for share in self.list_shares():
+            parts = list(itertools.islice(views, -(-len(share) // JOB)))
+            batch = join_views(parts, self.data.texts, tokenizer=self.tokenizer, device=self.fabric.device)
+            yield batch, self._number_rows(share)
+
+    def _number_rows(self, share: list[int]) -> np.ndarray:
+        if self.fabric.world_size == 1:
+            return np.array(share)
+        return self._gather(torch.tensor([share], device=self.fabric.device))[0].cpu().numpy()
+
+    def step(self, batch: Batch, row_B: np.ndarray) -> torch.Tensor:
+        """One step on this rank's share of a batch and the rows of all shares; the loss, on the device.
+
+        Raises:
+            TrainingError: the loss is not finite, or its gradient; the ids of the batch are saved.
+        """
+        row_B, once = np.unique(row_B, return_index=True)  # a row that fills up shares counts once
+        code_B, once_B = (torch.from_numpy(rows).to(self.fabric.device) for rows in (self.data.code_N[row_B], once))
+        compare = partial(self._compare, code_B=code_B, once_B=once_B)
+        parts = list(batch.split(self.params.micro_batch))
         if len(parts) == 1:
-            loss = self._compare(self._run(parts[0]), row_B)
+            loss = compare(self._run(batch))
             self.fabric.backward(loss)
         else:
-            loss = self._cache_gradients(parts, row_B)
-        self.fabric.clip_gradients(self.model, self.optimiser, max_norm=CLIP)
+            loss = self._cache_gradients(parts, compare)
+        length = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=CLIP, error_if_nonfinite=False)
+        assert length is not None
+        if not bool(torch.isfinite(loss + length)):  # the one place where a step waits for the device
+            if self.fabric.is_global_zero:
+                write_json(self.faults, [self.data.ids[row] for row in row_B.tolist()])
+            raise TrainingError(
+                f"The loss of epoch {self.epoch} or its gradient is not finite; lower finetune.tower_rate, or look at "
+                f"the items in {self.faults}."
+            )
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.schedule.step()
         return loss.detach()
 
-    def _list_rows(self, batch: Batch) -> np.ndarray:
-        """The rows of the global batch, rank by rank."""
-        if self.fabric.world_size == 1:
-            return batch.row_B.numpy()
-        return self._gather(batch.row_B.to(self.fabric.device)[None])[0].cpu().numpy()
-
-    def _cache_gradients(self, parts: list[Batch], row_B: np.ndarray) -> torch.Tensor:
+    def _cache_gradients(self, parts: list[Batch], compare: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The loss of all vectors, and its gradient carried back through the towers a part at a time."""
         with torch.no_grad():
             vectors = torch.cat([self._run(part) for part in parts], dim=1)
         vectors.requires_grad_()
-        loss = self._compare(vectors, row_B)
+        loss = compare(vectors)
         loss.backward()  # type: ignore[no-untyped-call]
         assert vectors.grad is not None
         gradients = torch.split(vectors.grad, self.params.micro_batch, dim=1)
@@ -217,23 +241,10 @@ class FineTuning:
     def _run(self, batch: Batch) -> torch.Tensor:
         return self.model(batch.pixels, batch.other_pixels, batch.ids, batch.mask, batch.has_text_B)
 
-    def _compare(self, vectors: torch.Tensor, row_B: np.ndarray) -> torch.Tensor:
-        """The loss of the global batch, the same on every rank; a row that fills up shares counts once.
-
-        Raises:
-            TrainingError: it is not finite.
-        """
-        row_B, once = np.unique(row_B, return_index=True)
-        image_BD, answer_BD = self._gather(vectors.float())[:, once]
-        loss = self.loss(image_BD, answer_BD, torch.from_numpy(self.data.code_N[row_B]).to(image_BD.device))
-        if not bool(torch.isfinite(loss)):
-            if self.fabric.is_global_zero:
-                write_json(self.faults, [self.data.ids[row] for row in row_B.tolist()])
-            raise TrainingError(
-                f"The loss of epoch {self.epoch} is not finite; lower finetune.tower_rate, or look at the items in "
-                f"{self.faults}."
-            )
-        return loss
+    def _compare(self, vectors: torch.Tensor, *, code_B: torch.Tensor, once_B: torch.Tensor) -> torch.Tensor:
+        """The loss of the global batch, the same on every rank."""
+        image_BD, answer_BD = self._gather(vectors.float())[:, once_B]
+        return self.loss(image_BD, answer_BD, code_B)
 
     def _gather(self, part: torch.Tensor) -> torch.Tensor:
         """Rows (dimension 1) of every rank, with their gradients."""
@@ -242,12 +253,26 @@ class FineTuning:
         return torch.cat(list(self.fabric.all_gather(part, sync_grads=part.requires_grad)), dim=1)
 
     def _see_validation(self, rows: Sequence[int]) -> torch.Tensor:
-        pictures = [normalise_pixels(decode_png(self.validation.images[n]), self.pictures.shape) for n in rows]
-        return self.bare.see(torch.from_numpy(np.stack(pictures)).to(self.fabric.device))
+        side = (self.bare.visual.image_size,) * 2
+        with ThreadPoolExecutor(count_cores()) as threads:
+            pictures = list(threads.map(lambda row: _decode(self.validation.images[row], side), rows))
+        return self.bare.see(torch.stack(pictures).to(self.fabric.device))
 
     def _read_validation(self, rows: Sequence[int]) -> torch.Tensor:
         ids, mask = tokenise(self.tokenizer, [self.validation.texts[n] or "" for n in rows])
         return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
+
+
+class _Jobs:
+    """Batch sampler: a rank's rows of the epoch, each with it, batch by batch in jobs for those who decode."""
+
+    def __init__(self, tuning: FineTuning) -> None:
+        self.tuning = tuning
+
+    def __iter__(self) -> Iterator[list[Numbered]]:
+        for share in self.tuning.list_shares():
+            for start in range(0, len(share), JOB):
+                yield [(self.tuning.epoch, row) for row in share[start : start + JOB]]
 
 
 def count_workers(workers: int | Literal["auto"], device: torch.device) -> int:
@@ -344,6 +369,11 @@ def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
         code_N=number_twins(first_captions(chosen), chosen["sha256"].to_pylist()),
         ids=chosen["id"].to_pylist(),
     )
+
+
+def _decode(image: bytes, side: tuple[int, int]) -> torch.Tensor:
+    picture = decode_png(image)
+    return pil_to_tensor(picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC))
 
 
 def _is_distributed(params: FineTuneParams) -> bool:

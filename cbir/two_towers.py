@@ -23,6 +23,9 @@ DEPTHS = 12  # steps of the learning rate through a tower
 class TwoTowers(nn.Module):
     """Both towers under a projection each; where both are of one open_clip model their own space is kept."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(
         self, visual: VisualTower, text: TextTower, *, dimensions: int, similarity: Similarity, one_space: bool
     ) -> None:
@@ -31,6 +34,10 @@ class TwoTowers(nn.Module):
         widths = visual.measure().blocks[0][0], text.measure().blocks[0][0]
         self.heads = nn.ModuleList(nn.Identity() if one_space else nn.Linear(width, dimensions) for width in widths)
         self._look, self._listen = visual.embed, text.embed
+        visual.to(memory_format=torch.channels_last)  # in which convolutions are fastest
+        mean, deviation = (torch.tensor(part)[:, None, None] for part in (visual.mean, visual.deviation))
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", mean / deviation, persistent=False)
 
     def compile_towers(self) -> None:
         """Let what the towers are trained by run compiled; what is exported of them stays as it was."""
@@ -39,20 +46,20 @@ class TwoTowers(nn.Module):
     def forward(
         self,
         pixels: torch.Tensor,
-        other_pixels: torch.Tensor,
+        other_pixels: torch.Tensor | None,
         ids: torch.Tensor,
         mask: torch.Tensor,
         has_text_B: torch.Tensor,
     ) -> torch.Tensor:
         """Vectors of the pictures, and of what answers them: the words, or the picture again; (2, B, D)."""
         image_BD, answer_BD = self.see(pixels), self.read(ids, mask)
-        if not bool(has_text_B.all()):
+        if other_pixels is not None:
             answer_BD = torch.where(has_text_B[:, None], answer_BD, self.see(other_pixels))
         return torch.stack([image_BD, answer_BD])
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels -> vectors (B, D)."""
-        return self._finish(self.heads[0](self._look(pixels)))
+        """Pixels, uint8 (B, 3, side, side) -> vectors (B, D)."""
+        return self._finish(self.heads[0](self._look(pixels * self.scale - self.shift)))
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tokens -> vectors (B, D)."""

@@ -29,7 +29,6 @@ from cbir.ingest import ingest
 from cbir.params import FineTuneParams, IngestParams, TowerParams, TrainParams
 from cbir.records import SPLIT_SCHEMA, write_jsonl, write_table, write_text
 from cbir.towers.open_clip_models import load_open_clip
-from cbir.towers.shape import VisualShape
 from cbir.two_towers import list_groups
 
 ROOT = Path(__file__).parent.parent
@@ -236,12 +235,13 @@ def test_who_decodes_is_chosen_by_where_the_towers_learn() -> None:
 
 
 def test_pictures_that_words_answer_are_changed_once() -> None:
-    images = draw_squares(2).images
-    shape = VisualShape(image_size=64, mean=(0.5,) * 3, deviation=(0.5,) * 3, width=1, blocks=())
-    pictures = Pictures(images, ["a square", None], shape, seed=0)
-    (named, same, _), (bare, other, row) = pictures[0], pictures[1]
-    assert named is same
-    assert not bare.equal(other)
+    pictures = Pictures(draw_squares(2).images, ["a square", None], side=64, seed=0)
+    (_, nothing, _), (one, other, row) = pictures[0, 0], pictures[0, 1]
+    assert nothing is None
+    assert other is not None
+    assert not one.equal(other)
+    assert pictures[0, 1][0].equal(one)
+    assert not pictures[1, 1][0].equal(one)
     assert row == 1
 
 
