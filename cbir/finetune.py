@@ -31,6 +31,7 @@ import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from rich.console import Console
 from tokenizers import Tokenizer
@@ -87,13 +88,7 @@ class FineTuning:
         params: FineTuneParams,
         faults: Path,
     ) -> None:
-        self.fabric = Fabric(
-            accelerator=params.accelerator,
-            devices=params.devices,
-            num_nodes=params.hosts,
-            strategy=DDPStrategy(find_unused_parameters=True) if _is_distributed(params) else "auto",
-            precision=params.precision,
-        )
+        self.fabric = _place(params)
         self.fabric.launch()
         torch.manual_seed(params.seed)
         self.data, self.validation, self.tokenizer = data, validation, tokenizer
@@ -125,13 +120,19 @@ class FineTuning:
         """Train for one epoch, then measure retrieval on validation items.
 
         Raises:
-            TrainingError: a loss is not finite; the ids of its batch are saved.
+            TrainingError: a loss is not finite, and the ids of its batch are saved; or the GPU's memory is full.
         """
         began, losses = time.monotonic(), list[torch.Tensor]()
         quiet = not self.fabric.is_global_zero
         named = f"fine-tune epoch {self.epoch + 1}, batches"
-        for batch, row_B in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
-            losses.append(self.step(batch, row_B))
+        try:
+            for batch, row_B in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
+                losses.append(self.step(batch, row_B))
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"The GPU's memory is full; lower finetune.micro_batch from {self.params.micro_batch}, which changes "
+                "nothing that is learned."
+            ) from None
         loss = float(torch.stack(losses).double().mean())
         speed = len(self.data.images) / (time.monotonic() - began)
         row = {"epoch": float(self.epoch), "loss": loss, "validation": self.measure()}
@@ -369,6 +370,26 @@ def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
         code_N=number_twins(first_captions(chosen), chosen["sha256"].to_pylist()),
         ids=chosen["id"].to_pylist(),
     )
+
+
+def _place(params: FineTuneParams) -> Fabric:
+    """Where the towers learn.
+
+    Raises:
+        TrainingError: there is no such accelerator, or fewer devices.
+    """
+    try:
+        return Fabric(
+            accelerator=params.accelerator,
+            devices=params.devices,
+            num_nodes=params.hosts,
+            strategy=DDPStrategy(find_unused_parameters=True) if _is_distributed(params) else "auto",
+            precision=params.precision,
+        )
+    except (RuntimeError, MisconfigurationException) as error:
+        raise TrainingError(
+            f"{str(error).strip().splitlines()[0]} See accelerator and devices under finetune in params.yaml."
+        ) from None
 
 
 def _decode(image: bytes, side: tuple[int, int]) -> torch.Tensor:

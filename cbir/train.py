@@ -63,8 +63,7 @@ def train(
         TrainingError: too few items, or a loss that is not finite.
         TowerError: a tower's weights are missing.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-    torch.use_deterministic_algorithms(True)
+    _compute_deterministically()
     items, table = _read_split_items(ingested, split)
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
     lacking = LEAST_ITEMS - len(rows["train"])
@@ -106,6 +105,13 @@ def train(
         _write_fusion(folder, catalogue, rows, params=params)
     if tune_params.epochs:
         forget_checkpoints(out)
+
+
+def _compute_deterministically() -> None:
+    """The same weights from the same data, on a GPU too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is not read
 
 
 def _write_fusion(folder: Path, catalogue: _Catalogue, rows: Mapping[str, np.ndarray], *, params: TrainParams) -> None:

@@ -14,6 +14,7 @@ from cbir.ingest import iterate_raw
 from cbir.params import SECTIONS, load_section
 from cbir.records import RAW_ITEMS
 from cbir.slices import BUILT_IN
+from cbir.towers.names import check_towers
 from flows.schedule import load_schedule
 
 
@@ -23,6 +24,7 @@ def check_params(workspace: str) -> None:
 
     Raises:
         ParamsError: the file is missing, or a key or value is not one, or does not fit another.
+        TowerError: there is no such tower, or what its weights are read from is not there.
         ValidationError: the suite of expectations is not there.
     """
     root = Path(workspace)
@@ -30,6 +32,7 @@ def check_params(workspace: str) -> None:
         name: load_section(root / "params.yaml", name, section) for name, section in SECTIONS.items()
     }
     load_schedule(root / "params.yaml")
+    check_towers(loaded["towers"], workspace=root)
     check_names(loaded["gate"], ks=loaded["evaluate"].k)
     _check_slices(loaded["evaluate"].slices, raw=root / "data/raw")
     wanted, there = loaded["embed"].dimensions, loaded["train"].dimensions

@@ -54,6 +54,20 @@ def read_weights(tuning: FineTuning) -> torch.Tensor:
     return torch.cat([weight.detach().flatten().cpu() for weight in tuning.bare.parameters()])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told_with_where_to_look(folder: Path) -> None:
+    with pytest.raises(TrainingError, match=r"not available.* See accelerator and devices under finetune"):
+        make_tuning(folder, accelerator="cuda")
+
+
+def test_memory_that_is_full_is_told_with_what_to_lower(folder: Path) -> None:
+    def fill(*compared: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TrainingError, match=r"lower finetune\.micro_batch from 256"):
+        make_tuning(folder, loss=fill).run_epoch()
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_both_towers_learn_from_pictures_and_words(folder: Path, accelerator: str, precision: str) -> None:
     tuning = make_tuning(folder, epochs=6, accelerator=accelerator, precision=precision)

@@ -11,7 +11,7 @@ from conftest import ROOT, cbir, set_param
 from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
-from cbir.errors import ParamsError, RegistryError, ValidationError, WorkspaceError
+from cbir.errors import ParamsError, RegistryError, TowerError, ValidationError, WorkspaceError
 from cbir.gate.names import check_names
 from cbir.params import SECTIONS as KNOWN
 from cbir.params import GateParams
@@ -54,6 +54,14 @@ def test_the_gate_may_be_asked_about_every_figure_that_an_evaluation_writes() ->
         ("schedule", "cron: 99 3 * * *", r"schedule\.cron: '99 3 \* \* \*' is no cron line"),
         ("embed", "dimensions: 1024", r"embed\.dimensions: 1024, and train\.dimensions is 512"),
         ("validate", "suite: nosuch", r"expectations/nosuch\.json is not there"),
+        ("towers", "visual: efficientnet-lite3", r"towers\.visual: .*did you mean efficientnet-lite"),
+        ("towers", "text: minilm-l12", r"towers\.text: .*did you mean minilm-l6\?"),
+        ("towers", "visual_weights: mine.pth", r"mine\.pth is not there; see the section towers"),
+        (
+            "towers",
+            "visual: open_clip/ViT-B-32, visual_weights: expectations/",
+            r"expectations is a folder; name the file",
+        ),
         ("evaluate", "slices: [labl]", r"evaluate\.slices: no item has the attribute labl; did you mean label\?"),
     ],
 )
@@ -64,7 +72,7 @@ def test_what_fits_no_other_section_or_file_is_told_before_the_training(
     (tmp_path / "expectations").mkdir()
     (tmp_path / "expectations/items.json").touch()
     (tmp_path / "params.yaml").write_text(f"{section}: {{{text}}}")
-    with pytest.raises((ParamsError, ValidationError), match=said):
+    with pytest.raises((ParamsError, TowerError, ValidationError), match=said):
         check_params.fn(str(tmp_path))
     (tmp_path / "params.yaml").write_text("{}")
     check_params.fn(str(tmp_path))

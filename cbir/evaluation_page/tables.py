@@ -46,10 +46,10 @@ def render_metrics(metrics: Row, statistics: Row) -> str:
     parts = [_render_task(task, systems, statistics.get(task, {})) for task, systems in scored.items() if systems]
     met = {name for systems in scored.values() for name in systems}
     named = [[name, words] for name, words in SYSTEMS.items() if name in met]
-    legend = render_words(["system", "is"], named) if named else ""
+    legend = f'<h2 id="systems">What the systems are</h2>{render_words(["system", "is"], named)}' if named else ""
     return (
         "<p>Test items; figures in percent, with 95 % bootstrap intervals over clusters of near duplicates and "
-        f"variants. The best mAP stands first.</p>{''.join(parts)}{legend}"
+        f"variants. The best mAP stands first; <a href='#systems'>what the systems are</a>.</p>{''.join(parts)}{legend}"
     )
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from cbir.classes import Classes
 from cbir.params import TowerParams
+from cbir.towers.names import LITE_SIZES
 from cbir.towers.run import Towers
-from cbir.towers.visual import LITE_SIZES, read_lite_weights
+from cbir.towers.visual import read_lite_weights
 
 
 def read_classes(params: TowerParams, towers: Towers, *, tuned: bool = False) -> Classes:

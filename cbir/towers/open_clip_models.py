@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cbir.errors import TowerError, hint_at
+from cbir.towers.names import RANDOM
 from cbir.towers.weights import read_checkpoint
 
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # which only checkpoints of OpenAI's carry
@@ -34,7 +35,7 @@ def load_open_clip(name: str, *, weights: str | None) -> tuple[Any, dict[str, An
             f"open_clip/{name} needs weights: set {KEY} to a checkpoint's path, or to a tag ({', '.join(tags)}) "
             "where there is a network."
         )
-    local = weights == "random" or Path(weights).exists()
+    local = weights == RANDOM or Path(weights).exists()
     if not local and weights not in open_clip.list_pretrained_tags_by_model(name):
         known = open_clip.list_pretrained_tags_by_model(name)
         raise TowerError(
@@ -44,7 +45,7 @@ def load_open_clip(name: str, *, weights: str | None) -> tuple[Any, dict[str, An
     _check_activation(name, config=config, wanted=bool(options.get("quick_gelu")), source=weights)
     if local:
         model = open_clip.create_model(name, load_weights=False)
-        if weights != "random":
+        if weights != RANDOM:
             _load_checkpoint(model, Path(weights), name=name, config=config)
     else:
         model = _fetch(open_clip, name, weights, options=options)

