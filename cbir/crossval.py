@@ -23,6 +23,7 @@ from cbir.features import CACHE, load_features
 from cbir.fold_store import Scores, name_folds, open_folds
 from cbir.gallery import select_gallery
 from cbir.params import EmbedParams, EvaluateParams, SplitParams, load_section
+from cbir.printing import align_columns
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import write_page
@@ -152,15 +153,18 @@ def list_rows(document: dict[str, Any]) -> list[str]:
     """What a terminal shows, in percent: a line a figure, its interval and each fold's mean; then a line a gain."""
     lines = []
     for kind, title in KINDS.items():
-        if document[kind]:
-            width = max(map(len, document[kind])) + 2
-            head = "".join(f"{'fold ' + str(row['fold']):>8}" for row in document["rows"])
-            lines.append(f"{title:<{width}}{'pooled':>7}{'95 %':>17}{'mean':>7}{'sd':>7}{head}")
-            for name, total in document[kind].items():
-                sure = f"{percent(total['low'])} to {percent(total['high'])}"
-                spread = "".join(f"{percent(total[key]):>7}" for key in ("mean", "deviation"))
-                each = "".join(f"{percent(row[kind].get(name)):>8}" for row in document["rows"])
-                lines.append(f"{name:<{width}}{percent(total['pooled']):>7}{sure:>17}{spread}{each}")
+        rows = [
+            [
+                name,
+                percent(total["pooled"]),
+                f"{percent(total['low'])} to {percent(total['high'])}",
+                *(percent(total[key]) for key in ("mean", "deviation")),
+                *(percent(row[kind].get(name)) for row in document["rows"]),
+            ]
+            for name, total in document[kind].items()
+        ]
+        folds = [f"fold {row['fold']}" for row in document["rows"]]
+        lines += align_columns([title, "pooled", "95 %", "mean", "sd", *folds], rows) if rows else []
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cbir.printing import align_columns
 from cbir.records import read_json, read_jsonl
 from cbir.report import render_gallery, render_table, write_page
 from cbir.search import Searcher
@@ -29,8 +30,7 @@ def show_release(workspace: Path) -> str:
     picture = _find_picture(workspace, PERSON)
     queries = [("a smiling cat", None), ("a red fruit", None), ("dark skin tone", picture)]
     sections = [render_table(HEADER, rows)]
-    lines = [f"{HEADER[0]:<46}" + "".join(f"{name:>8}" for name in HEADER[1:])]
-    lines += [f"{row[0]:<46}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows]
+    lines = align_columns(HEADER, rows)
     for text, image in queries:
         hits = searcher.query(text=text, image=image, k=8)
         title = text if image is None else f"picture of a woman astronaut + {text}"

@@ -19,6 +19,7 @@ from cbir.features import CACHE, load_features
 from cbir.gallery import Gallery, select_gallery
 from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
+from cbir.printing import align_columns
 from cbir.records import read_items, read_table
 from cbir.registry import open_registry
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores
@@ -82,12 +83,13 @@ def evaluate_outside(
 
 def list_figures(metrics: dict[str, Any]) -> list[str]:
     """What a terminal shows: a line a system."""
-    lines = [f"{'query set':<18}{'system':<14}{'queries':>8}" + "".join(f"{figure:>8}" for figure in KEY_FIGURES)]
-    for task, systems in metrics.items():
-        for system, row in systems.items() if task != "counts" else ():
-            figures = "".join(f"{100 * row[name]:>8.1f}" if name in row else f"{'-':>8}" for name in KEY_FIGURES)
-            lines.append(f"{task:<18}{system:<14}{row['queries']:>8}{figures}")
-    return lines
+    rows = [
+        [task, system, str(row["queries"]), *(f"{100 * row[name]:.1f}" if name in row else "-" for name in KEY_FIGURES)]
+        for task, systems in metrics.items()
+        if task != "counts"
+        for system, row in systems.items()
+    ]
+    return align_columns(["query set", "system", "queries", *KEY_FIGURES], rows, names=2)
 
 
 def describe_counts(counts: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""How commands print: tables for a terminal, and JSON for who reads on."""
+"""How commands print: tables for a terminal or a log, and JSON for who reads on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from tabulate import tabulate
 
 WIDTH = 200  # of a table where the output is no terminal
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,6 +31,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*row)
     console.print(table, markup=False)
     console.print()
+
+
+def align_columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1) -> list[str]:
+    """Lines of columns, of which the first ``names`` are words and the others figures, which end below one another."""
+    sides = ["left"] * names + ["right"] * (len(header) - names)
+    return tabulate(rows, header, tablefmt="plain", colalign=sides, disable_numparse=True).splitlines()
 
 
 def format_bytes(size: int) -> str:

@@ -19,6 +19,7 @@ from cbir.locks import LOCKS, hold_lock
 from cbir.metrics import find_best
 from cbir.outputs import hash_code
 from cbir.params import ReleaseParams, TuneParams, load_section
+from cbir.printing import align_columns
 from cbir.records import read_json
 from cbir.registry.trials import TrialRuns
 from cbir.search_space import check_space, is_share, read_present
@@ -109,16 +110,13 @@ def read_best(history: Path) -> dict[str, float]:
 def list_rows(tuning: Tuning) -> list[str]:
     """What a terminal shows: a line a trial, the best one with a star."""
     names = list(tuning.best.values)
-    widths = [max(len(name), 10) + 2 for name in names]
-    head = "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-    lines = [f"{'trial':<7}{'state':<9}{tuning.metric:>11}{head}"]
+    rows = []
     for trial in tuning.trials:
-        star = "*" if trial.number == tuning.best.number else ""
+        star = " *" if trial.number == tuning.best.number else ""
         score = "-" if trial.score is None else f"{trial.score:.4f}"
-        cells = (_format_value(trial.values.get(name, "-")) for name in names)
-        row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{trial.number:<2}{star:<5}{trial.state:<9}{score:>11}{row}")
-    return lines
+        cells = [_format_value(trial.values.get(name, "-")) for name in names]
+        rows.append([f"{trial.number}{star}", trial.state, score, *cells])
+    return align_columns(["trial", "state", tuning.metric, *names], rows, names=2)
 
 
 class _Search:

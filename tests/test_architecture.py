@@ -49,8 +49,8 @@ LAYERS = {
     | {"git", "outputs", "fold_store", "search_space", "study"},
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
     | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"}
-    | {"crossval", "refresh"},
-    5: {"cli", "demo", "printing", "data_commands", "release_commands", "experiment_commands"},
+    | {"crossval", "refresh", "printing"},
+    5: {"cli", "demo", "data_commands", "release_commands", "experiment_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 STAGES = {"ingest", "validate", "split", "train", "embed", "evaluate"}
