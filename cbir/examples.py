@@ -11,8 +11,8 @@ import numpy as np
 
 from cbir.answers import Answers
 from cbir.gallery import Gallery
-from cbir.query_sets import QuerySet, judge_rows, leave_out
-from cbir.ranks import ScoreRows
+from cbir.query_sets import QuerySet, judge_rows
+from cbir.ranks import ScoreRows, leave_out
 
 SHOWN = 4  # queries of each kind
 HITS = 6
@@ -54,7 +54,7 @@ def describe_query(gallery: Gallery, query_set: QuerySet, q: int) -> dict[str, A
 
 
 def _list_hits(gallery: Gallery, query_set: QuerySet, q: int, score: ScoreRows) -> list[dict[str, Any]]:
-    score_N = leave_out(query_set, score(q, q + 1), start=q)[0]
+    score_N = leave_out(score, query_set.left_out_Q)(q, q + 1)[0]
     relevant = set(judge_rows(query_set, q, q + 1).item_J.tolist())
     first = [int(n) for n in np.argsort(-score_N, kind="stable")[:HITS] if np.isfinite(score_N[n])]
     return [{"id": gallery.ids[n], "score": float(score_N[n]), "relevant": n in relevant} for n in first]

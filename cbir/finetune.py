@@ -42,15 +42,15 @@ from cbir.augment import Batch, Numbered, Pictures, join_views, stack_views
 from cbir.clusters import number_twins
 from cbir.errors import TrainingError
 from cbir.features import first_captions
+from cbir.history import find_best
 from cbir.images import decode_png
 from cbir.label_names import lend_names
 from cbir.losses import PairLoss
 from cbir.metric_losses import make_pair_loss
-from cbir.metrics import find_best, hit_at_k, sort_relevance
 from cbir.params import FineTuneParams, TrainParams
 from cbir.progress import follow
+from cbir.ranks import Qrels, measure_queries, pack_qrels, score_vectors
 from cbir.records import write_json, write_text
-from cbir.similarity import compare_vectors
 from cbir.towers.run import count_cores, open_tokenizer
 from cbir.towers.text import TextTower, tokenise
 from cbir.towers.visual import VisualTower
@@ -154,12 +154,16 @@ class FineTuning:
         parts = np.array_split(np.arange(len(rows)), len(rows) // self.params.micro_batch + 1)
         with torch.inference_mode():
             image_ND, text_ND = (
-                torch.cat([embed([rows[n] for n in part]) for part in parts]).float().cpu()
+                torch.cat([embed([rows[n] for n in part]) for part in parts]).float().cpu().numpy()
                 for embed in (self._see_validation, self._read_validation)
             )
-        score_NN = compare_vectors(text_ND, image_ND, self.bare.similarity).numpy()
-        code_N = self.validation.code_N[rows]
-        return float(hit_at_k(sort_relevance(score_NN, code_N[:, None] == code_N), k=10).mean())
+        score, code_N = score_vectors(text_ND, image_ND, self.bare.similarity), self.validation.code_N[rows]
+
+        def judge(start: int, stop: int) -> Qrels:
+            return pack_qrels(code_N[start:stop, None] == code_N)
+
+        measured = measure_queries(score, judge, queries=len(rows), items=len(rows), ks=(10,))
+        return float(measured.figures["hit@10"].mean())
 
     def save(self, path: Path) -> None:
         """Write all that ``resume`` needs, beside and then renamed."""

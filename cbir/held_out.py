@@ -5,6 +5,7 @@ Shapes: N items, W wishes (relative captions), D dimensions.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,9 @@ from cbir.encoder import Features
 from cbir.features import keep_modalities, replace_words, select_rows
 from cbir.fusing import run_fusion
 from cbir.fusion import Fusion
-from cbir.metrics import average_precision, encode_labels, hit_at_k, share_labels, sort_relevance
-from cbir.objective import VIEWS
+from cbir.objective import VIEWS, encode_labels
+from cbir.ranks import JudgeRows, Qrels, ScoreRows, expect_one, leave_out, measure_queries, pack_qrels, score_vectors
 from cbir.records import read_relative
-from cbir.similarity import compare_vectors
 from cbir.towers.run import Towers
 
 BLOCK = 1024  # rows that are embedded at once
@@ -29,7 +29,8 @@ class HeldOut:
 
     def __init__(self, items: pa.Table, features: Features, *, ingested: Path, towers: Towers) -> None:
         self._features = features
-        self._shared_NN = share_labels(encode_labels(items["labels"].to_pylist()))
+        self._label_NL = encode_labels(items["labels"].to_pylist())
+        self._asking_Q = np.flatnonzero(self._label_NL @ (self._label_NL.sum(0) > 1))  # whose labels others have, too
         pairs = read_relative(ingested, items["id"].to_pylist())
         self._reference_W = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
         self._target_W = np.array([target for _, _, target in pairs], dtype=np.int64)
@@ -48,37 +49,46 @@ class HeldOut:
         if len(self._features.has_image_B) < 2:
             return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
         image_ND, text_ND, both_ND = (part.numpy() for part in embed_views(fusion, self._features).chunk(3))
-        asked = self._features.has_text_B
-        score = compare_vectors(text_ND[asked], image_ND, fusion.similarity)
-        hits = hit_at_k(sort_relevance(score, np.eye(len(image_ND), dtype=bool)[asked]), k=10)
-        score = compare_vectors(both_ND, both_ND, fusion.similarity)
-        np.fill_diagonal(score, -np.inf)
-        some = self._shared_NN.any(1)
-        found = sort_relevance(score, self._shared_NN)[some]
-        figures = {"hit@10": hits, "map": average_precision(found, total_Q=self._shared_NN[some].sum(1))}
+        worded, asking = np.flatnonzero(self._features.has_text_B), self._asking_Q
+        compare = partial(score_vectors, similarity=fusion.similarity)
+        own = leave_out(compare(both_ND[asking], both_ND), asking)
+        count = len(image_ND)
+        figures = {
+            "hit@10": _measure("hit@10", compare(text_ND[worded], image_ND), expect_one(worded), len(worded), count),
+            "map": _measure("map", own, self._judge_labels, len(asking), count),
+        }
         if self._wishes is not None:
             figures["relative"] = self._check_wishes(fusion, self._wishes, both_ND)
-        means = {name: float(values.mean()) if len(values) else 0.0 for name, values in figures.items()}
-        return means | {"validation": sum(means.values()) / len(means)}
+        return figures | {"validation": sum(figures.values()) / len(figures)}
 
-    def _check_wishes(self, fusion: Fusion, wishes: Features, both_ND: np.ndarray) -> np.ndarray:
-        """Average precision of each wish, float (W,); the picture that it changes is no answer."""
+    def _judge_labels(self, start: int, stop: int) -> Qrels:
+        asking_B = self._asking_Q[start:stop]
+        shared_BN = self._label_NL[asking_B] @ self._label_NL.T > 0
+        shared_BN[np.arange(len(asking_B)), asking_B] = False
+        return pack_qrels(shared_BN)
+
+    def _check_wishes(self, fusion: Fusion, wishes: Features, both_ND: np.ndarray) -> float:
+        """mAP of the wishes; the picture that one changes is no answer to it."""
         with torch.inference_mode():
             asked_WD = run_fusion(fusion, wishes).numpy()
-        score = compare_vectors(asked_WD, both_ND, fusion.similarity)
-        score[np.arange(len(score)), self._reference_W] = -np.inf
-        found = sort_relevance(score, np.eye(len(both_ND), dtype=bool)[self._target_W])
-        return average_precision(found, total_Q=np.ones(len(found)))
+        score = leave_out(score_vectors(asked_WD, both_ND, fusion.similarity), self._reference_W)
+        return _measure("map", score, expect_one(self._target_W), len(asked_WD), len(both_ND))
 
 
 def check_copies(fusion: Fusion, copies: Features, pictures: Features) -> dict[str, float]:
     """How well changed copies find their pictures; ``validation`` is the mean of both figures."""
     with torch.inference_mode():
         asked, searched = (run_fusion(fusion, features).numpy() for features in (copies, pictures))
-    found = sort_relevance(compare_vectors(asked, searched, fusion.similarity), np.eye(len(searched), dtype=bool))
-    precision = average_precision(found, total_Q=np.ones(len(found)))
-    means = {"hit@10": float(hit_at_k(found, k=10).mean()), "map": float(precision.mean())}
+    score, count = score_vectors(asked, searched, fusion.similarity), len(searched)
+    means = {name: _measure(name, score, expect_one(np.arange(count)), count, count) for name in ("hit@10", "map")}
     return means | {"validation": sum(means.values()) / 2}
+
+
+def _measure(figure: str, score: ScoreRows, judge: JudgeRows, queries: int, items: int) -> float:
+    """The mean of a figure; 0 where nothing is asked."""
+    if not queries:
+        return 0.0
+    return float(measure_queries(score, judge, queries=queries, items=items, ks=(10,)).figures[figure].mean())
 
 
 def embed_views(fusion: Fusion, features: Features) -> torch.Tensor:

@@ -6,6 +6,7 @@ part.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,6 @@ from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metric_losses import SHARED, make_pair_loss
-from cbir.metrics import encode_labels
 from cbir.params import TrainParams
 from cbir.start import assemble_evidence, find_basis
 from cbir.towers.run import Towers
@@ -167,3 +167,12 @@ class Objective:
             similarity=self.params.similarity,
         )
         return compare(query_BD, key_BD) + compare(*whole)
+
+
+def encode_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    """Labels of each item as float32 (N, L), 1 where it has the label; one empty column if there are none."""
+    names = {name: n for n, name in enumerate(sorted({name for row in labels for name in row}))}
+    label_NL = np.zeros((len(labels), max(len(names), 1)), np.float32)
+    for n, row in enumerate(labels):
+        label_NL[n, [names[name] for name in row]] = 1
+    return label_NL

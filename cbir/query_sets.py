@@ -29,7 +29,7 @@ from cbir.features import keep_modalities, replace_words, select_rows
 from cbir.gallery import Gallery
 from cbir.golden import GoldenQueries
 from cbir.label_names import list_names
-from cbir.ranks import Qrels, ScoreRows, measure_queries, pack_qrels, score_vectors
+from cbir.ranks import Qrels, ScoreRows, leave_out, measure_queries, pack_qrels, score_vectors
 
 OF_PICTURES = ("copy", "label", "duplicate")  # query sets that can do without words
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
@@ -73,7 +73,7 @@ def measure_system(
 ) -> Answers:
     """Figures of every query of one query set by one system's scores."""
     measured = measure_queries(
-        lambda start, stop: leave_out(query_set, score(start, stop), start=start),
+        leave_out(score, query_set.left_out_Q),
         lambda start, stop: judge_rows(query_set, start, stop),
         queries=len(query_set.ids),
         items=len(gallery.ids),
@@ -106,14 +106,6 @@ def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int
         figures=measured.figures,
         precision_QP=measured.precision_QP,
     )
-
-
-def leave_out(query_set: QuerySet, score_BN: np.ndarray, *, start: int) -> np.ndarray:
-    """Scores of the queries from ``start`` on, in place, minus infinity for what a query's gallery leaves out."""
-    left_out_B = query_set.left_out_Q[start : start + len(score_BN)]
-    there = np.flatnonzero(left_out_B >= 0)
-    score_BN[there, left_out_B[there]] = -np.inf
-    return score_BN
 
 
 def judge_rows(query_set: QuerySet, start: int, stop: int) -> Qrels:

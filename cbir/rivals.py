@@ -11,8 +11,8 @@ from cbir.baselines import pool_towers, score_captions, take_histogram
 from cbir.classical import Descriptors, Verifier, describe_pictures, score_energies
 from cbir.encoder import Encoder
 from cbir.gallery import Gallery
-from cbir.query_sets import QuerySet, leave_out, read_names, read_wishes
-from cbir.ranks import ScoreRows, score_vectors
+from cbir.query_sets import QuerySet, read_names, read_wishes
+from cbir.ranks import ScoreRows, leave_out, score_vectors
 
 
 class Rivals:
@@ -64,15 +64,12 @@ class Rivals:
         """Colour, texture, and ORB's keypoints as a second look at what the image tower finds first."""
         rows, image_ND = query_set.asking_Q, self._pooled["image_only"]
         histogram_NH, pattern_NH = take_histogram(self._gallery.features), self._described.pattern_NH
-
-        def find(start: int, stop: int) -> np.ndarray:
-            return leave_out(query_set, image_ND[rows[start:stop]] @ image_ND.T, start=start)
-
+        found = leave_out(score_vectors(image_ND[rows], image_ND), query_set.left_out_Q)
         return {
             "histogram": score_vectors(histogram_NH[rows], histogram_NH),
             "lbp": score_vectors(pattern_NH[rows], pattern_NH),
             "gabor": score_energies(self._described.energy_NF, rows),
-            "orb": self._verifier.rerank(find, rows),
+            "orb": self._verifier.rerank(found, rows),
         }
 
     def _read_items(self, rows: np.ndarray) -> dict[str, ScoreRows]:

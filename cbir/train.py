@@ -25,9 +25,9 @@ from cbir.finetune import FAULTS, forget_checkpoints, tune_towers
 from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
 from cbir.held_out import HeldOut, check_copies, embed_views
+from cbir.history import find_best
 from cbir.label_names import lend_names
 from cbir.late import TEXTURES
-from cbir.metrics import find_best
 from cbir.objective import Objective, RelativeWords, TrainingData
 from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
 from cbir.progress import follow

@@ -15,8 +15,8 @@ from typing import Any
 from cbir.errors import GitError, StageError, TrainingError, WorkspaceError
 from cbir.features import CACHE
 from cbir.git import check_out, git, read_state
+from cbir.history import find_best
 from cbir.locks import LOCKS, hold_lock
-from cbir.metrics import find_best
 from cbir.outputs import hash_code
 from cbir.params import ReleaseParams, TuneParams, load_section
 from cbir.printing import align_columns

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cbir.metrics import average_precision, hit_at_k, sort_relevance
-
 
 def measure_run(score_QN: np.ndarray, grade_QN: np.ndarray, *, ks: Sequence[int]) -> dict[str, np.ndarray]:
     """Every figure of every query that has something relevant, by its name; ``grade_QN`` may be bool."""
@@ -24,6 +22,24 @@ def measure_run(score_QN: np.ndarray, grade_QN: np.ndarray, *, ks: Sequence[int]
         figures[f"precision@{k}"] = precision_at_k(ranked_QN, k=k)
         figures[f"ndcg@{k}"] = ndcg_at_k(graded_QN, k=k)
     return figures
+
+
+def sort_relevance(score_QN: np.ndarray, relevant_QN: np.ndarray) -> np.ndarray:
+    """Relevance (bool, or grades) in order of falling score; ties by index, so that equal runs are equal."""
+    order_QN = np.argsort(-score_QN, axis=1, kind="stable")
+    return np.take_along_axis(relevant_QN, order_QN, axis=1)
+
+
+def hit_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:
+    """Per query, 1.0 where anything relevant is among the first ``k``."""
+    return np.asarray(ranked_QN[:, :k].any(axis=1).astype(np.float64))
+
+
+def average_precision(ranked_QN: np.ndarray, *, total_Q: np.ndarray) -> np.ndarray:
+    """Per query, the mean of the precision at each relevant item; 0 where none is relevant."""
+    found_QN = np.cumsum(ranked_QN, axis=1)
+    precision_QN = found_QN / np.arange(1, ranked_QN.shape[1] + 1)
+    return (precision_QN * ranked_QN).sum(axis=1) / np.maximum(total_Q, 1)
 
 
 def precision_at_k(ranked_QN: np.ndarray, *, k: int) -> np.ndarray:

@@ -1,13 +1,20 @@
-"""Metrics against values worked out by hand and against pytrec_eval."""
+"""The figures that ours are checked against, themselves against values worked out by hand and pytrec_eval."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import pytrec_eval
-from full_matrix import ndcg_at_k, precision_at_k, precision_recall_curve, recall_at_k, reciprocal_rank
-
-from cbir.metrics import average_precision, hit_at_k, sort_relevance
+from full_matrix import (
+    average_precision,
+    hit_at_k,
+    ndcg_at_k,
+    precision_at_k,
+    precision_recall_curve,
+    recall_at_k,
+    reciprocal_rank,
+    sort_relevance,
+)
 
 RANKED = np.array([[True, False, True, False], [False, False, False, True]])
 TOTAL = np.array([2, 1])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import pytrec_eval
-from full_matrix import measure_run, precision_recall_curve
+from full_matrix import measure_run, precision_recall_curve, sort_relevance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbir import ranks
 from cbir.errors import TrainingError
-from cbir.metrics import sort_relevance
 from cbir.ranks import Qrels, count_ranks, list_levels, measure_queries, measure_ranks, pack_qrels, score_vectors
 
 KS = (1, 5, 10)

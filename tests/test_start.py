@@ -16,7 +16,7 @@ from cbir.features import keep_modalities
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
 from cbir.images import Canvas
-from cbir.metrics import encode_labels
+from cbir.objective import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis, start_fusion
 from cbir.towers.shape import GRID_CELLS
