@@ -1,6 +1,6 @@
 """What a training step sees of the pictures: decoded, changed at random, and the same again for the same seed.
 
-Shapes: B batch, T tokens.
+Shapes: B batch, T tokens, R ranks.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cbir.images import decode_png
 from cbir.towers.text import tokenise
 
+JOB = 32  # pictures that one worker decodes for a batch
 Numbered = tuple[int, int]  # an epoch and a row
 
 
@@ -92,6 +93,53 @@ class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor | None, int]]):
 
     def _draw(self, picture: Image.Image) -> torch.Tensor:
         return pil_to_tensor(self.change(picture))
+
+
+class Order:
+    """The rows of an epoch's global batches, dealt to ranks; as a loader's batch sampler, a rank's jobs of them.
+
+    Batches are as equal as they can be and none is larger than ``batch_size``.
+    """
+
+    def __init__(self, count: int, *, batch_size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
+        self.steps = -(-count // batch_size)
+        self.share = -(-min(batch_size, count) // ranks)  # rows of a rank, at most
+        self.epoch = 0
+
+    def deal(self) -> Iterator[np.ndarray]:
+        """The rows of every global batch of the epoch, int (R, B)."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return (deal_rows(batch, ranks=self.ranks) for batch in np.array_split(order, self.steps))
+
+    def __iter__(self) -> Iterator[list[Numbered]]:
+        for row_RB in self.deal():
+            mine = row_RB[self.rank].tolist()
+            for start in range(0, len(mine), JOB):
+                yield [(self.epoch, row) for row in mine[start : start + JOB]]
+
+
+def deal_rows(batch: np.ndarray, *, ranks: int) -> np.ndarray:
+    """The rows of a global batch that each rank sees, (R, B): equally many, for which some are given twice."""
+    share = -(-len(batch) // ranks)
+    return np.resize(batch, share * ranks).reshape(share, ranks).T
+
+
+def open_loader(pictures: Pictures, order: Order, *, workers: int, pinned: bool) -> DataLoader[Views]:
+    """Views of a rank's jobs, decoded by so many processes, which live as long as the loader.
+
+    A batch is decoded while the one before is learned from.
+    """
+    ahead = max(2, -(-order.share // (JOB * workers)) + 1) if workers else None
+    return DataLoader(
+        pictures,  # type: ignore[arg-type]  # what it is cut into is what `stack_views` makes of it
+        batch_sampler=order,
+        collate_fn=stack_views,
+        num_workers=workers,
+        prefetch_factor=ahead,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
+    )
 
 
 def stack_views(parts: Sequence[tuple[torch.Tensor, torch.Tensor | None, int]]) -> Views:

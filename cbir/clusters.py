@@ -52,6 +52,12 @@ def number_twins(texts: Sequence[str | None], pictures: Sequence[str]) -> np.nda
     return connect_rows(find_equals(told), find_equals(pictures), count=len(told))
 
 
+def number_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    """Numbers of items, int (N,), equal where all labels are; one without labels has its own."""
+    told = ["\0".join(sorted(row)) or f"\0{n}" for n, row in enumerate(labels)]
+    return np.unique(told, return_inverse=True)[1]
+
+
 def _thin_edges(edges: np.ndarray, *, count: int) -> np.ndarray:
     """As few edges as there are rows, which connect the same."""
     cluster_N = connect_rows(edges, count=count)

@@ -13,13 +13,11 @@ Shapes: B batch of one rank, D dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import os
 import resource
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -35,32 +32,23 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from rich.console import Console
 from tokenizers import Tokenizer
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from cbir.augment import Batch, Numbered, Pictures, join_views, stack_views
-from cbir.clusters import number_twins
+from cbir.augment import JOB, Batch, Order, Pictures, join_views, open_loader
 from cbir.errors import TrainingError
-from cbir.features import first_captions
 from cbir.history import find_best
 from cbir.images import decode_png
-from cbir.label_names import lend_names
 from cbir.losses import PairLoss
-from cbir.metric_losses import make_pair_loss
-from cbir.params import FineTuneParams, TrainParams
+from cbir.params import FineTuneParams
 from cbir.progress import follow
 from cbir.ranks import Qrels, measure_queries, pack_qrels, score_vectors
-from cbir.records import write_json, write_text
-from cbir.towers.run import count_cores, open_tokenizer
-from cbir.towers.text import TextTower, tokenise
-from cbir.towers.visual import VisualTower
+from cbir.records import write_json
+from cbir.towers.run import count_cores
+from cbir.towers.text import tokenise
 from cbir.two_towers import TwoTowers, list_groups
 
-JOB = 32  # pictures that one worker decodes for a batch
 PATIENCE = 3  # epochs without a better one
 CLIP = 1.0
-CHECKPOINTS = Path(".cbir/finetune")  # in the folder that a stage runs in, the workspace
-MARK = "out"  # in a folder of checkpoints: names the encoder's folder that they are for
 FAULTS = Path("reports/training/not-finite.json")
 
 
@@ -88,9 +76,7 @@ class FineTuning:
         params: FineTuneParams,
         faults: Path,
     ) -> None:
-        self.fabric = _place(params)
-        self.fabric.launch()
-        torch.manual_seed(params.seed)
+        self.fabric = _launch(params)
         self.data, self.validation, self.tokenizer = data, validation, tokenizer
         self.loss, self.params, self.faults = loss, params, faults
         model.eval()
@@ -99,21 +85,22 @@ class FineTuning:
             model.compile_towers()
         self.bare = model
         self.model, self.optimiser = self.fabric.setup(model, optimiser)
-        self.steps = max(len(data.images) // params.batch_size, 1)
-        total = self.steps * params.epochs
+        rank, ranks = self.fabric.global_rank, self.fabric.world_size
+        self.order = Order(len(data.images), batch_size=params.batch_size, seed=params.seed, rank=rank, ranks=ranks)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, [group["lr"] for group in optimiser.param_groups], total_steps=total + 1, pct_start=0.1
+            optimiser,
+            [group["lr"] for group in optimiser.param_groups],
+            total_steps=self.order.steps * params.epochs + 1,
+            pct_start=0.1,
         )
         self.epoch = 0
         self.history: list[dict[str, float]] = []
-        workers = count_workers(params.workers, self.fabric.device)
-        self.loader = DataLoader(
+        on_gpu = self.fabric.device.type == "cuda"
+        self.loader = open_loader(
             Pictures(data.images, data.texts, side=model.visual.image_size, seed=params.seed),
-            batch_sampler=_Jobs(self),
-            collate_fn=stack_views,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.fabric.device.type == "cuda",
+            self.order,
+            workers=count_workers(params.workers, on_gpu=on_gpu, ranks=max(ranks // params.hosts, 1)),
+            pinned=on_gpu,
         )
 
     def run_epoch(self) -> dict[str, float]:
@@ -126,7 +113,7 @@ class FineTuning:
         quiet = not self.fabric.is_global_zero
         named = f"fine-tune epoch {self.epoch + 1}, batches"
         try:
-            for batch, row_B in follow(self.load_batches(), description=named, total=self.steps, quiet=quiet):
+            for batch, row_B in follow(self.load_batches(), description=named, total=self.order.steps, quiet=quiet):
                 losses.append(self.step(batch, row_B))
         except torch.OutOfMemoryError:
             raise TrainingError(
@@ -135,22 +122,26 @@ class FineTuning:
             ) from None
         loss = float(torch.stack(losses).double().mean())
         speed = len(self.data.images) / (time.monotonic() - began)
-        row = {"epoch": float(self.epoch), "loss": loss, "validation": self.measure()}
-        row = self.fabric.broadcast(row)  # all ranks stop after the same epoch, whatever their devices round to
-        Console(stderr=True, quiet=quiet).print(
+        measured = self.measure() if self.fabric.is_global_zero else {}
+        row = {"epoch": float(self.epoch), "loss": loss, **self.fabric.broadcast(measured)}
+        Console(stderr=True, quiet=quiet, soft_wrap=True).print(
             f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
-            f"{row['validation']:.3f}, {speed:.0f} images/s, {_read_memory(self.fabric.device):.1f} GiB",
+            f"{row['hit@10']:.3f}, mAP {row['map']:.3f}, {speed:.0f} images/s, "
+            f"{_read_memory(self.fabric.device):.1f} GiB",
             highlight=False,
         )
         self.history.append(row)
         self.epoch += 1
         return row
 
-    def measure(self) -> float:
-        """hit@10 of validation captions among validation pictures, those of equal ones too; 0 where there are none."""
+    def measure(self) -> dict[str, float]:
+        """How well validation captions find their pictures, or equal ones: hit@10, mAP, and ``validation``, the mean.
+
+        All are 0 where there are none.
+        """
         rows = [n for n, text in enumerate(self.validation.texts) if text]
         if len(rows) < 2:
-            return 0.0
+            return dict.fromkeys(("hit@10", "map", "validation"), 0.0)
         parts = np.array_split(np.arange(len(rows)), len(rows) // self.params.micro_batch + 1)
         with torch.inference_mode():
             image_ND, text_ND = (
@@ -163,7 +154,8 @@ class FineTuning:
             return pack_qrels(code_N[start:stop, None] == code_N)
 
         measured = measure_queries(score, judge, queries=len(rows), items=len(rows), ks=(10,))
-        return float(measured.figures["hit@10"].mean())
+        means = {name: float(measured.figures[name].mean()) for name in ("hit@10", "map")}
+        return means | {"validation": sum(means.values()) / 2}
 
     def save(self, path: Path) -> None:
         """Write all that ``resume`` needs, beside and then renamed."""
@@ -181,24 +173,14 @@ class FineTuning:
     def _state(self) -> dict[str, Any]:
         return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule}
 
-    def list_shares(self) -> list[list[int]]:
-        """This rank's rows of every global batch of the epoch."""
-        order = np.random.default_rng([self.params.seed, self.epoch]).permutation(len(self.data.images))
-        rank, ranks = self.fabric.global_rank, self.fabric.world_size
-        return [share_rows(batch, rank=rank, ranks=ranks) for batch in np.array_split(order, self.steps)]
-
     def load_batches(self) -> Iterator[tuple[Batch, np.ndarray]]:
         """This rank's share of every global batch of the epoch, and the rows of all ranks' shares, rank by rank."""
+        self.order.epoch = self.epoch
         views = iter(self.loader)
-        for share in self.list_shares():
-            parts = list(itertools.islice(views, -(-len(share) // JOB)))
+        for row_RB in self.order.deal():
+            parts = list(itertools.islice(views, -(-row_RB.shape[1] // JOB)))
             batch = join_views(parts, self.data.texts, tokenizer=self.tokenizer, device=self.fabric.device)
-            yield batch, self._number_rows(share)
-
-    def _number_rows(self, share: list[int]) -> np.ndarray:
-        if self.fabric.world_size == 1:
-            return np.array(share)
-        return self._gather(torch.tensor([share], device=self.fabric.device))[0].cpu().numpy()
+            yield batch, row_RB.ravel()
 
     def step(self, batch: Batch, row_B: np.ndarray) -> torch.Tensor:
         """One step on this rank's share of a batch and the rows of all shares; the loss, on the device.
@@ -268,40 +250,27 @@ class FineTuning:
         return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
 
 
-class _Jobs:
-    """Batch sampler: a rank's rows of the epoch, each with it, batch by batch in jobs for those who decode."""
-
-    def __init__(self, tuning: FineTuning) -> None:
-        self.tuning = tuning
-
-    def __iter__(self) -> Iterator[list[Numbered]]:
-        for share in self.tuning.list_shares():
-            for start in range(0, len(share), JOB):
-                yield [(self.tuning.epoch, row) for row in share[start : start + JOB]]
-
-
-def count_workers(workers: int | Literal["auto"], device: torch.device) -> int:
-    """Processes that decode; ``auto``: none on the processor, whose cores compute, else a rank's share of the cores."""
+def count_workers(workers: int | Literal["auto"], *, on_gpu: bool, ranks: int) -> int:
+    """Processes that decode; ``auto``: none without a GPU, for cores then compute, else a rank's share of them."""
     if workers != "auto":
         return workers
-    return max(count_cores() // torch.cuda.device_count() - 1, 0) if device.type == "cuda" else 0
-
-
-def share_rows(batch: np.ndarray, *, rank: int, ranks: int) -> list[int]:
-    """The rows of a global batch that ``rank`` sees: as many as every other rank, for which some are given twice."""
-    shares = -(-len(batch) // ranks)
-    return [int(row) for row in np.resize(batch, shares * ranks)[rank::ranks]]
+    return max(count_cores() // ranks - 1, 0) if on_gpu else 0
 
 
 def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
-    """Train until validation retrieval gets no better, and leave the best weights in the towers.
+    """Train until validation retrieval gets no better, and leave the best weights in the towers of the first rank.
 
     Killed and started again, it goes on from the last whole epoch in ``checkpoint``.
 
     Returns:
         Whether this process is the first of all ranks, which writes what comes of it.
+
+    Raises:
+        TrainingError: another host does not see the checkpoint.
     """
-    if checkpoint.exists():
+    if tuning.fabric.broadcast(checkpoint.exists()):
+        if not checkpoint.exists():
+            raise TrainingError(f"{checkpoint} is not there; let all hosts work in one folder that they share.")
         tuning.resume(checkpoint)
     best = checkpoint.with_name("best.ckpt")
     while tuning.epoch < tuning.params.epochs:
@@ -311,89 +280,45 @@ def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
         if find_best(tuning.history) == tuning.epoch - 1:
             tuning.fabric.save(best, {"model": tuning.model})
         tuning.save(checkpoint)
-    if best.exists():
-        tuning.fabric.load(best, {"model": tuning.model}, weights_only=True)
-    return bool(tuning.fabric.is_global_zero)
-
-
-def tune_towers(
-    visual: VisualTower,
-    text: TextTower,
-    items: pa.Table,
-    *,
-    rows: Mapping[str, np.ndarray],
-    one_space: bool,
-    key: str,
-    out: Path,
-    tune_params: FineTuneParams,
-    params: TrainParams,
-) -> bool:
-    """Fine-tune both towers in place on the rows ``train`` of ``items``, watched on the rows ``validation``.
-
-    ``key`` names all that the outcome depends on: of the same key, a run that was stopped goes on. Its checkpoints stay
-    until ``forget_checkpoints`` is told that the encoder lies in ``out``.
-
-    Returns:
-        Whether this process is the first of all ranks, which writes what comes of it.
-    """
-    folder = CHECKPOINTS / hashlib.sha256(key.encode()).hexdigest()[:16]
-    with tempfile.TemporaryDirectory() as scratch:
-        text.save_tokenizer(Path(scratch))
-        tokenizer = open_tokenizer(Path(scratch), max_tokens=text.max_tokens)
-    model = TwoTowers(visual, text, dimensions=params.dimensions, similarity=params.similarity, one_space=one_space)
-    tuning = FineTuning(
-        model,
-        _select(items, rows["train"]),
-        _select(items, rows["validation"]),
-        tokenizer=tokenizer,
-        loss=make_pair_loss(params.loss, temperature=params.temperature, similarity=params.similarity),
-        params=tune_params,
-        faults=FAULTS,
-    )
-    if tuning.fabric.is_global_zero:
-        write_text(folder / MARK, str(out))
-    first = fine_tune(tuning, checkpoint=folder / "last.ckpt")
-    model.cpu().float()
+    first = bool(tuning.fabric.is_global_zero)
+    if first and best.exists():
+        tuning.bare.load_state_dict(torch.load(best, weights_only=True, map_location=tuning.fabric.device)["model"])
     return first
 
 
-def forget_checkpoints(out: Path) -> None:
-    """Remove the checkpoints for the encoder in ``out``, of other data and parameters too, and those for no folder."""
-    for folder in CHECKPOINTS.glob("*"):
-        mark = folder / MARK
-        of = Path(mark.read_text(encoding="utf-8")) if mark.exists() else out
-        if of == out or not of.parent.exists():  # a fold's folder goes with its cross-validation
-            shutil.rmtree(folder)
+def compute_deterministically() -> None:
+    """The same weights from the same data, on a GPU too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is not read
 
 
-def _select(items: pa.Table, rows: np.ndarray) -> Captioned:
-    chosen = lend_names(items.drop_columns(["image"]).take(rows))
-    return Captioned(
-        images=[items["image"][int(n)].as_py() for n in rows],  # `take` would copy all pictures first
-        texts=first_captions(chosen),
-        code_N=number_twins(first_captions(chosen), chosen["sha256"].to_pylist()),
-        ids=chosen["id"].to_pylist(),
-    )
-
-
-def _place(params: FineTuneParams) -> Fabric:
-    """Where the towers learn.
+def _launch(params: FineTuneParams) -> Fabric:
+    """Where the towers learn; the other processes of this host are started unless torchrun did.
 
     Raises:
-        TrainingError: there is no such accelerator, or fewer devices.
+        TrainingError: there is no such accelerator, fewer devices, or torchrun started another number of processes.
     """
+    started, local = (int(os.environ.get(name, "0")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if started and params.devices != "auto" and started != params.devices * params.hosts:
+        raise TrainingError(
+            f"{started} processes were started, which finetune.devices times finetune.hosts in params.yaml are not; "
+            f"set them to {local or started} and {started // (local or started)}."
+        )
     try:
-        return Fabric(
+        fabric = Fabric(
             accelerator=params.accelerator,
             devices=params.devices,
             num_nodes=params.hosts,
             strategy=DDPStrategy(find_unused_parameters=True) if _is_distributed(params) else "auto",
             precision=params.precision,
         )
-    except (RuntimeError, MisconfigurationException) as error:
+        fabric.launch()
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise TrainingError(
-            f"{str(error).strip().splitlines()[0]} See accelerator and devices under finetune in params.yaml."
+            f"{str(error).strip().splitlines()[0]} See accelerator, devices and hosts under finetune in params.yaml."
         ) from None
+    return fabric
 
 
 def _decode(image: bytes, side: tuple[int, int]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
-from cbir.clusters import number_twins
+from cbir.clusters import number_labels, number_twins
 from cbir.encoder import Features
 from cbir.features import first_captions, keep_modalities, replace_words, select_rows
 from cbir.fusing import make_tokens
@@ -47,8 +47,7 @@ class TrainingData:
         self.basis_LC = find_basis(self.label_NL, most=most_labels)
         self.cluster_N = cluster_N
         self.code_N = number_twins(first_captions(items), items["sha256"].to_pylist())
-        codes = ["\0".join(sorted(row)) or f"\0{i}" for i, row in enumerate(labels)]
-        self.label_code_N = np.unique(codes, return_inverse=True)[1]
+        self.label_code_N = number_labels(labels)
 
 
 class RelativeWords:

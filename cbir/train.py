@@ -5,7 +5,6 @@ Shapes: N items, P training items, B batch, L labels.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features, read_canvas
 from cbir.errors import CbirError, TrainingError
 from cbir.features import CACHE, add_words, first_captions, load_features, select_rows
-from cbir.finetune import FAULTS, forget_checkpoints, tune_towers
+from cbir.finetune import FAULTS, compute_deterministically
 from cbir.fusing import save_fusion
 from cbir.fusion import Fusion, FusionConfig
 from cbir.held_out import HeldOut, check_copies, embed_views
@@ -38,6 +37,7 @@ from cbir.towers.imagenet import read_classes
 from cbir.towers.run import Towers, hash_files
 from cbir.towers.text import build_text
 from cbir.towers.visual import build_visual
+from cbir.tune_towers import forget_checkpoints, tune_towers
 
 LEAST_ITEMS = 16
 COPIES = 2  # changed copies of each picture, where pictures are all there is
@@ -63,7 +63,7 @@ def train(
         TrainingError: too few items, or a loss that is not finite.
         TowerError: a tower's weights are missing.
     """
-    _compute_deterministically()
+    compute_deterministically()
     items, table = _read_split_items(ingested, split)
     rows = {name: np.flatnonzero(table["split"] == name) for name in ("train", "validation")}
     lacking = LEAST_ITEMS - len(rows["train"])
@@ -73,10 +73,11 @@ def train(
     captions = [text for texts in lend_names(told.take(rows["train"]))["captions"].to_pylist() for text in texts]
     textured = any(name in TEXTURES and share > 0 for name, share in params.late.items())
     visual, text = build_visual(tower_params, textured=textured), build_text(tower_params, captions=captions)
+    tuned = None
     if tune_params.epochs:
         key = f"{tower_params}{tune_params}{params}{hash_files([split / 'split.parquet', *sorted(ingested.iterdir())])}"
         one_space = tower_params.visual == tower_params.text
-        first = tune_towers(
+        tuned = tune_towers(
             visual,
             text,
             items,
@@ -87,9 +88,11 @@ def train(
             tune_params=tune_params,
             params=params,
         )
-        if not first:
+        if tuned is None:
             return
     with replace_folder(out) as folder:
+        if tuned is not None:
+            write_json(folder / "finetune.json", tuned)
         export_towers(visual, text, folder)
         towers = Towers(folder)
         catalogue = _Catalogue(
@@ -105,13 +108,6 @@ def train(
         _write_fusion(folder, catalogue, rows, params=params)
     if tune_params.epochs:
         forget_checkpoints(out)
-
-
-def _compute_deterministically() -> None:
-    """The same weights from the same data, on a GPU too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is not read
 
 
 def _write_fusion(folder: Path, catalogue: _Catalogue, rows: Mapping[str, np.ndarray], *, params: TrainParams) -> None:

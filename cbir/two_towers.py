@@ -17,6 +17,7 @@ from cbir.similarity import Similarity
 from cbir.towers.text import TextTower
 from cbir.towers.visual import VisualTower
 
+PROJECTIONS = ("proj", "projection", "text_projection")  # names of what ends a tower
 DEPTHS = 12  # steps of the learning rate through a tower
 
 
@@ -40,8 +41,8 @@ class TwoTowers(nn.Module):
         self.register_buffer("shift", mean / deviation, persistent=False)
 
     def compile_towers(self) -> None:
-        """Let what the towers are trained by run compiled; what is exported of them stays as it was."""
-        self._look, self._listen = torch.compile(self.visual.embed), torch.compile(self.text.embed)
+        """Let a training step run compiled; what is measured and exported of the towers stays as it was."""
+        self._look, self._listen = torch.compile(self.visual.embed), torch.compile(self.text.embed, dynamic=True)
 
     def forward(
         self,
@@ -52,18 +53,29 @@ class TwoTowers(nn.Module):
         has_text_B: torch.Tensor,
     ) -> torch.Tensor:
         """Vectors of the pictures, and of what answers them: the words, or the picture again; (2, B, D)."""
-        image_BD, answer_BD = self.see(pixels), self.read(ids, mask)
+        image_BD = self._project_image(self._look(self._normalise(pixels)))
+        answer_BD = self._project_text(self._listen(ids, mask))
         if other_pixels is not None:
-            answer_BD = torch.where(has_text_B[:, None], answer_BD, self.see(other_pixels))
+            again_BD = self._project_image(self._look(self._normalise(other_pixels)))
+            answer_BD = torch.where(has_text_B[:, None], answer_BD, again_BD)
         return torch.stack([image_BD, answer_BD])
 
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels, uint8 (B, 3, side, side) -> vectors (B, D)."""
-        return self._finish(self.heads[0](self._look(pixels * self.scale - self.shift)))
+        return self._project_image(self.visual.embed(self._normalise(pixels)))
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Tokens -> vectors (B, D)."""
-        return self._finish(self.heads[1](self._listen(ids, mask)))
+        return self._project_text(self.text.embed(ids, mask))
+
+    def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels * self.scale - self.shift
+
+    def _project_image(self, whole_BF: torch.Tensor) -> torch.Tensor:
+        return self._finish(self.heads[0](whole_BF))
+
+    def _project_text(self, whole_BF: torch.Tensor) -> torch.Tensor:
+        return self._finish(self.heads[1](whole_BF))
 
     def _finish(self, vector_BD: torch.Tensor) -> torch.Tensor:
         return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
@@ -72,11 +84,13 @@ class TwoTowers(nn.Module):
 def list_groups(model: TwoTowers, params: FineTuneParams) -> list[dict[str, Any]]:
     """Parameters with their learning rates: heads, then each tower from its last layer to its first, ever lower.
 
-    Layers are told by the order of parameters (Howard & Ruder 2018, discriminative fine-tuning).
+    Layers are told by the order of parameters (Howard & Ruder 2018, discriminative fine-tuning), but for a tower's own
+    projection: PyTorch names what a module itself holds before what its parts hold, and it is the last layer.
     """
     groups = [{"params": list(model.heads.parameters()), "lr": params.learning_rate}]
     for tower in (model.visual, model.text):
-        weights = [weight for weight in tower.parameters() if weight.requires_grad]
+        named = [(name, weight) for name, weight in tower.named_parameters() if weight.requires_grad]
+        weights = [weight for _, weight in sorted(named, key=lambda pair: pair[0].rpartition(".")[2] in PROJECTIONS)]
         for depth, rows in enumerate(reversed(np.array_split(np.arange(len(weights)), min(DEPTHS, len(weights) or 1)))):
             groups.append({"params": [weights[n] for n in rows], "lr": params.tower_rate * params.layer_decay**depth})
     return [group for group in groups if group["params"]]

@@ -31,7 +31,7 @@ LAYERS = {
         "held_out",
         "label_names",
     }
-    | {"augment", "two_towers", "finetune"}
+    | {"augment", "two_towers", "finetune", "tune_towers"}
     | {
         "baselines",
         "expectations",

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 from tuning_run import draw_squares, make_tuning
 
 import cbir.train
-from cbir.augment import Pictures
+from cbir.augment import Order, Pictures, deal_rows, open_loader
 from cbir.encoder import Encoder
 from cbir.errors import TrainingError
-from cbir.finetune import CHECKPOINTS, MARK, FineTuning, count_workers, fine_tune, share_rows
+from cbir.finetune import Captioned, FineTuning, count_workers, fine_tune
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, IngestParams, TowerParams, TrainParams
 from cbir.records import SPLIT_SCHEMA, write_jsonl, write_table, write_text
 from cbir.towers.open_clip_models import load_open_clip
+from cbir.tune_towers import CHECKPOINTS, MARK
 from cbir.two_towers import list_groups
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +57,7 @@ def read_weights(tuning: FineTuning) -> torch.Tensor:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told_with_where_to_look(folder: Path) -> None:
-    with pytest.raises(TrainingError, match=r"not available.* See accelerator and devices under finetune"):
+    with pytest.raises(TrainingError, match=r"not available.* See accelerator, devices and hosts under finetune"):
         make_tuning(folder, accelerator="cuda")
 
 
@@ -116,9 +117,9 @@ def test_the_weights_of_the_best_epoch_are_kept_and_a_finished_run_is_not_run_ag
     kept: list[torch.Tensor] = []
     values = iter([0.5, 0.9, 0.1])
 
-    def measure() -> float:
+    def measure() -> dict[str, float]:
         kept.append(read_weights(tuning))
-        return next(values)
+        return {"hit@10": 0.0, "map": 0.0, "validation": next(values)}
 
     tuning.measure = measure  # type: ignore[method-assign]
     assert fine_tune(tuning, checkpoint=folder / "last.ckpt")
@@ -231,21 +232,43 @@ def test_compiled_towers_learn_the_same_and_are_exported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, accelerator: str, captions: bool
 ) -> None:
     monkeypatch.chdir(folder)
-    tuned, fine_tune = [], cbir.finetune.fine_tune
-    monkeypatch.setattr(cbir.finetune, "fine_tune", lambda t, **k: tuned.append(t.history) or fine_tune(t, **k))
     stage = prepare_stage(folder, captions=captions)
     for number, compiled in enumerate([False, True]):
         load_open_clip.cache_clear()
         stage["tune_params"] = dataclasses.replace(stage["tune_params"], compile=compiled, accelerator=accelerator)
         cbir.train.train(Path("ingested"), Path("split"), Path(f"encoder{number}"), **stage)
-    plain, compiled = ([row["loss"] for row in history] for history in tuned)
+    histories = [json.loads(Path(f"encoder{number}/finetune.json").read_text()) for number in range(2)]
+    plain, compiled = ([row["loss"] for row in history] for history in histories)
     assert compiled == pytest.approx(plain, rel=1e-3)
     assert Encoder.load(Path("encoder1")).towers.shapes.visual.image_size == 64
 
 
-def test_who_decodes_is_chosen_by_where_the_towers_learn() -> None:
-    assert count_workers(3, torch.device("cpu")) == count_workers(3, torch.device("cuda")) == 3
-    assert count_workers("auto", torch.device("cpu")) == 0
+def test_who_decodes_is_chosen_by_where_the_towers_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cbir.finetune, "count_cores", lambda: 16)
+    assert count_workers(3, on_gpu=False, ranks=1) == count_workers(3, on_gpu=True, ranks=8) == 3
+    assert count_workers("auto", on_gpu=False, ranks=1) == 0
+    assert [count_workers("auto", on_gpu=True, ranks=ranks) for ranks in (1, 2, 8, 16)] == [15, 7, 1, 0]
+
+
+def test_the_number_of_processes_is_the_one_that_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(TrainingError, match=r"16 processes were started.* set them to 8 and 2\."):
+        make_tuning(folder, devices=1)
+
+
+def test_captions_of_other_pictures_find_less_on_validation(folder: Path) -> None:
+    tuning = make_tuning(folder, epochs=6)
+    squares = draw_squares(24, seed=200)
+    codes = np.array([int(id_.split("/")[1]) % 4 for id_ in squares.ids])
+    for _ in range(6):
+        tuning.run_epoch()
+    values = []
+    for shift in (0, 1):
+        texts = [f"a {name_square(n + shift)} square" for n in range(24)]
+        tuning.validation = Captioned(images=squares.images, texts=texts, code_N=codes, ids=squares.ids)
+        values.append(tuning.measure()["validation"])
+    assert values[0] > values[1] + 0.2
 
 
 def test_pictures_that_words_answer_are_changed_once() -> None:
@@ -263,28 +286,64 @@ def test_lower_layers_learn_more_slowly(folder: Path) -> None:
     model = make_tuning(folder).bare
     groups = list_groups(model, FineTuneParams(tower_rate=1e-4, layer_decay=0.5))
     rate = {id(weight): group["lr"] for group in groups for weight in group["params"]}
-    weights = list(model.visual.parameters())
-    assert rate[id(weights[-1])] == pytest.approx(1e-4)
-    assert rate[id(weights[0])] == pytest.approx(1e-4 * 0.5**11)
-    assert len(rate) == sum(1 for _ in model.parameters())
+    rates = {name: rate[id(weight)] for name, weight in model.named_parameters()}
+    assert len(rate) == len(rates)
+    for tower, last, first in (
+        ("visual", "trunk.visual.proj", "trunk.visual.class_embedding"),
+        ("text", "projection", "positional_embedding"),
+    ):
+        assert rates[f"{tower}.{last}"] == pytest.approx(1e-4)
+        assert rates[f"{tower}.{first}"] == pytest.approx(1e-4 * 0.5**11)
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, unique=True), st.integers(1, 9))
 def test_ranks_share_a_batch_of_any_size_in_equal_parts_and_miss_no_row(rows: list[int], ranks: int) -> None:
-    shares = [share_rows(np.array(rows), rank=rank, ranks=ranks) for rank in range(ranks)]
-    assert {len(share) for share in shares} == {-(-len(rows) // ranks)}
-    assert {row for share in shares for row in share} == set(rows)
+    row_RB = deal_rows(np.array(rows), ranks=ranks)
+    assert row_RB.shape == (ranks, -(-len(rows) // ranks))
+    assert set(row_RB.ravel().tolist()) == set(rows)
+
+
+@given(st.integers(1, 200), st.integers(2, 64), st.integers(1, 4))
+def test_an_epoch_sees_every_row_in_batches_no_larger_than_asked(count: int, batch_size: int, ranks: int) -> None:
+    orders = [Order(count, batch_size=batch_size, seed=0, rank=rank, ranks=ranks) for rank in range(ranks)]
+    batches = [set(row_RB.ravel().tolist()) for row_RB in orders[0].deal()]
+    assert sorted(row for batch in batches for row in batch) == list(range(count))
+    assert (len(batches), max(map(len, batches)) <= batch_size) == (orders[0].steps, True)
+    seen = {row for order in orders for job in order for _, row in job}
+    assert seen == set(range(count))
+
+
+def test_other_processes_decode_the_same_in_every_epoch() -> None:
+    squares = draw_squares(70)
+    pictures = Pictures(squares.images, [*squares.texts[:40], *[None] * 30], side=64, seed=0)
+    orders = [Order(70, batch_size=33, seed=0) for _ in range(2)]
+    alone, shared = (open_loader(pictures, orders[n], workers=n, pinned=False) for n in (0, 1))
+    for epoch in range(2):
+        orders[0].epoch = orders[1].epoch = epoch
+        views = [list(loader) for loader in (alone, shared)]
+        assert sorted(row for one in views[0] for row in one.row_B.tolist()) == list(range(70))
+        for one, other in zip(*views, strict=True):
+            assert one.pixels.equal(other.pixels)
+            assert one.row_B.tolist() == other.row_B.tolist()
+            assert (one.other_pixels is None) == (other.other_pixels is None)
+            assert one.other_pixels is None or one.other_pixels.equal(other.other_pixels)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "micro_batch"), [(32, 256), (31, 256), (31, 5)], ids=["even", "odd", "odd, cached"])
-def test_two_processes_have_the_loss_curve_of_one(folder: Path, count: int, micro_batch: int) -> None:
-    alone = make_tuning(folder, count=count)
-    expected = [alone.run_epoch()["loss"] for _ in range(2)]
+@pytest.mark.parametrize(
+    ("count", "micro_batch", "silent"),
+    [(32, 256, 0), (31, 256, 0), (31, 5, 3)],
+    ids=["even", "odd", "odd, cached, some without captions"],
+)
+def test_two_processes_have_the_loss_curve_of_one(folder: Path, count: int, micro_batch: int, silent: int) -> None:
+    """``silent``: so many, at the front, have no caption."""
+    alone = make_tuning(folder, count=count, silent=silent)
+    fine_tune(alone, checkpoint=folder / "alone" / "last.ckpt")
+    expected = [row["loss"] for row in alone.history]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, str(ROOT / "tests" / "tuning_run.py"), str(folder), str(count), str(micro_batch)],
+        [*launch, str(ROOT / "tests" / "tuning_run.py"), str(folder), *map(str, (count, micro_batch, silent))],
         env=environment,
         capture_output=True,
         text=True,
