@@ -26,6 +26,7 @@ app.add_typer(data_commands.app, name="data", rich_help_panel=DAILY)
 
 UPLOADS = ("retrain", "deploy", "demo")  # of whole models: these wait for a registry as long as MLflow does
 WAIT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds, of the others
+MOST_HITS = 1_000_000
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -87,7 +88,7 @@ def demo() -> None:
 def query(
     text: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST_HITS, help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"label = 'food-drink/food-fruit'\".")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Put first what shows the same thing as --image.")] = False,
     as_json: AsJson = False,

@@ -8,21 +8,29 @@ from collections.abc import Sequence
 from cbir.errors import QueryError, hint_at
 from cbir.rows import HIDDEN
 
-_PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?")  # in the source code of LanceDB, as it was built
+_PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?| at Line: \d+, Column: \d+")  # in LanceDB's source code; in a condition
 _LAYER = re.compile(r"^(Invalid (user )?input[,:]|lance error:|(Query )?Execution error:|Schema error:|Error [^:]+:) +")
 _PARSER = re.compile(r".*\(sql parser error: (.*)\)$")
 _UNKNOWN = re.compile(r"No field named [`\"]?(.+?)[`\"]?\. |Column (\S+) does not exist")
+CONDITION_FAULTS = ("Execution error", "Not supported")  # in what LanceDB says of a condition that it read
+_OF_MANY = re.compile(r"AggregateUDF|WindowFunction|WindowUDF")
 _TEXT, _NAME = re.compile(r"'[^']*'"), re.compile("`[^`]*`")
 
 
-def check_condition(where: str) -> None:
-    """Refuse what LanceDB would drop without a word: everything from a semicolon on.
+def enclose_condition(where: str) -> str:
+    """The condition in brackets: LanceDB would drop without a word what follows the first whole expression.
 
     Raises:
-        QueryError: there is one, outside of texts and names.
+        QueryError: it has a semicolon, or closes a bracket that it has not opened, outside of texts and names.
     """
-    if ";" in _NAME.sub("", _TEXT.sub("", where)):
+    bare, depth = _NAME.sub("", _TEXT.sub("", where)), 0
+    if ";" in bare:
         raise QueryError(f"--where {where!r}: one condition, without a semicolon; join two with AND or OR.")
+    for sign in bare:
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            raise QueryError(f"--where {where!r}: a bracket is closed that was not opened.")
+    return f"({where})"
 
 
 def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str:
@@ -42,6 +50,8 @@ def explain_condition(where: str, error: Exception, names: Sequence[str]) -> str
     for name in HIDDEN:
         if re.search(rf"\b{name}\b", _TEXT.sub("", where)):
             return f"--where {where!r}: {name} cannot be searched by. {listed}"
+    if _OF_MANY.search(str(error)):
+        return f"--where {where!r}: a condition is asked of one item at a time; count(...) and the like are of many."
     return f"--where {where!r} does not work: {quote_lance(error)}. {listed}"
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import imagehash
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from cbir.errors import CbirError, ImageError, SourceError
 from cbir.images import decode_image, encode_png, fit_square
@@ -27,7 +28,6 @@ from cbir.records import (
     RELATIVE_SCHEMA,
     RawItem,
     RelativeCaption,
-    read_jsonl,
     replace_folder,
     write_json,
     write_table,
@@ -92,13 +92,49 @@ def iterate_raw(raw: Path) -> Iterator[tuple[Path, Row]]:
         raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
 
 
-def _read_list(path: Path, kind: Callable[..., RawItem | RelativeCaption]) -> Iterator[Row]:
-    """The rows of one source, whole: a key that is left out has the default of ``kind``."""
+def _read_list(path: Path, kind: type[RawItem | RelativeCaption]) -> Iterator[Row]:
+    """The rows of one source, whole: a key that is left out has the default of ``kind``.
+
+    Raises:
+        SourceError: a line is no JSON, has another key or a value of another type, or leads out of the folder.
+    """
+    adapter = TypeAdapter(kind)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = _parse_line(line, adapter)
+                except ValidationError as error:
+                    raise SourceError(f"{path}, line {number}: {_explain_line(error)}; mend it there.") from None
+                if isinstance(row, RawItem) and (
+                    Path(row.file_name).is_absolute() or ".." in Path(row.file_name).parts
+                ):
+                    raise SourceError(f"{path}, line {number}: {row.file_name} is not in the source's folder; copy it.")
+                yield vars(row)
+
+
+def _leads_out(file_name: str) -> bool:
+    path = Path(file_name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _parse_line(line: bytes, adapter: TypeAdapter[RawItem | RelativeCaption]) -> RawItem | RelativeCaption:
     try:
-        for row in read_jsonl(path):
-            yield vars(kind(**row))
-    except (ValueError, TypeError) as error:
-        raise SourceError(f"{path} has a malformed line ({error}); import the source again.") from None
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        if not any(fault["input"] is None and len(fault["loc"]) > 1 for fault in error.errors()):
+            raise
+    listed = json.loads(line)  # a null among captions or labels is none
+    told = {
+        name: [one for one in value if one is not None] for name, value in listed.items() if isinstance(value, list)
+    }
+    return adapter.validate_json(json.dumps(listed | told))
+
+
+def _explain_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestParams) -> tuple[set[str], list[Row]]:

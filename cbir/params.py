@@ -290,15 +290,29 @@ def load_section(path: Path, name: str, section: type[S]) -> S:
         raise ParamsError(_explain(error, name, section)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own, which takes the last of two equal keys without a word, but refuses them, as DVC does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read_document(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ParamsError(f"{path}{where}: {error.problem}; indent with spaces and close every bracket.") from None
+        raise ParamsError(
+            f"{path}{where}: {error.problem}; indent with spaces, close every bracket, write a key once."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no text in UTF-8: {error}; save it as such.") from None
     if not isinstance(document, dict | None):

@@ -70,14 +70,7 @@ def promote_release(workspace: Path, *, version: str, reason: str, now: datetime
     registry = open_registry(workspace)
     release = registry.get_version(version)
     reason = _check_reason(reason)
-    number, verdict = release.version, release.gate.get("verdict")
-    if verdict is None and number not in {entry["version"] for entry in registry.read_history()}:
-        raise ReleaseError(f"The gate has not decided on release {number}; run `cbir-ops retrain` first.")
-    if verdict not in (None, "pass"):
-        raise ReleaseError(
-            f"The gate's verdict on release {number} is {verdict}; to promote it on your own account: "
-            f'`cbir-ops gate --override --release {number} --by NAME --reason "..."`.'
-        )
+    _check_verdict(release, known=release.gate.get("verdict") is None and _was_live(registry, release))
     check_table(release, uri=locate_index(workspace))
     ask_once(workspace, registry=registry, release=release)
     return _move(registry, release, action=PROMOTE, reason=reason, now=now)
@@ -87,12 +80,13 @@ def roll_back(workspace: Path, *, to: str | None, reason: str, now: datetime) ->
     """Make the release live again that was so before, or ``to``.
 
     Raises:
-        ReleaseError: there is no such release, or no reason.
+        ReleaseError: there is no such release, no reason, or it was never live and the gate did not let it pass.
         IndexError_: its table is missing or does not match.
     """
     registry = open_registry(workspace)
     release = registry.get_version(to if to is not None else find_previous(registry))
     reason = _check_reason(reason)
+    _check_verdict(release, known=_was_live(registry, release))
     check_table(release, uri=locate_index(workspace))
     registry.download_encoder(release)
     return _move(registry, release, action=ROLLBACK, reason=reason, now=now)
@@ -116,7 +110,7 @@ def find_previous(registry: Registry) -> str:
     before = [version for version in stack[:-1] if version in known and version != champion.version]
     if not before:
         others = ", ".join(sorted(known - {champion.version}, key=int))
-        remedy = f"name one with --to, of {others}" if others else "there is no other; `cbir-ops retrain` makes one"
+        remedy = f"`releases promote` takes another, of {others}" if others else "`cbir-ops retrain` makes another"
         raise ReleaseError(f"No release was live before release {champion.version}; {remedy}.")
     return before[-1]
 
@@ -147,6 +141,23 @@ def unpin_release(workspace: Path, *, version: str, reason: str, now: datetime) 
     registry.unpin(release)
     registry.append_log(release, action=UNPIN, reason=reason, now=now)
     return release.version
+
+
+def _was_live(registry: Registry, release: Release) -> bool:
+    return release.version in {entry["version"] for entry in registry.read_history()}
+
+
+def _check_verdict(release: Release, *, known: bool) -> None:
+    """Refuse a release that the gate did not let pass, unless it is ``known``."""
+    number, verdict = release.version, release.gate.get("verdict")
+    if known or verdict == "pass":
+        return
+    if verdict is None:
+        raise ReleaseError(f"The gate has not decided on release {number}; run `cbir-ops retrain` first.")
+    raise ReleaseError(
+        f"The gate's verdict on release {number} is {verdict}; to promote it on your own account: "
+        f'`cbir-ops gate --override --release {number} --by NAME --reason "..."`.'
+    )
 
 
 def _check_reason(reason: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +52,8 @@ class RawItem:
     ``file_name`` is relative to the source's folder. ``split`` is kept when the source has one.
     """
 
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+
     id: str
     file_name: str
     captions: list[str] = field(default_factory=list)
@@ -64,6 +66,8 @@ class RawItem:
 @dataclass(frozen=True, kw_only=True)
 class RelativeCaption:
     """ "This picture, but ...": ``target_id`` is what ``caption`` makes of ``reference_id``."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
 
     reference_id: str
     caption: str

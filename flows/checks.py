@@ -13,6 +13,7 @@ from cbir.gate.names import check_names
 from cbir.ingest import iterate_raw
 from cbir.params import SECTIONS, load_section
 from cbir.records import RAW_ITEMS
+from cbir.search_space import check_space
 from cbir.slices import BUILT_IN
 from cbir.towers.names import check_towers
 from flows.schedule import load_schedule
@@ -32,6 +33,8 @@ def check_params(workspace: str) -> None:
         name: load_section(root / "params.yaml", name, section) for name, section in SECTIONS.items()
     }
     load_schedule(root / "params.yaml")
+    if loaded["tune"].search:
+        check_space(loaded["tune"])
     check_towers(loaded["towers"], workspace=root)
     check_names(loaded["gate"], ks=loaded["evaluate"].k)
     _check_slices(loaded["evaluate"].slices, raw=root / "data/raw")

@@ -54,8 +54,12 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_an_alias_stands_for_a_release_in_every_command(two: Registry) -> None:
     assert run("releases", "pin", "champion") == (0, "Release 1 is pinned.")
     assert run("releases", "unpin", "champion") == (0, "Release 1 is no longer pinned.")
+    assert run("releases", "rollback", "--to", "challenger", "--reason", "for once")[0] != 0  # it was never live
+    assert two.get_champion().version == "1"
+    two.promote(two.get_version("challenger"), reason="a person's account", now=NOW)
+    two.name_challenger(two.get_version("1"))
     code, said = run("releases", "rollback", "--to", "challenger", "--reason", "for once")
-    assert (code, said.startswith("Release 2 is live with table release_v2, after release 1")) == (0, True)
+    assert (code, said.startswith("Release 1 is live with table release_v1, after release 2")) == (0, True)
 
 
 def test_what_is_live_already_is_said_to_be_and_nothing_is_written_down(two: Registry) -> None:

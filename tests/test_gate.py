@@ -181,6 +181,17 @@ def test_fusion_must_be_above_every_other_system(low: float, high: float, verdic
     assert hindrances(decide(evidence, params=PARAMS)) == expected
 
 
+@pytest.mark.parametrize(("words", "verdict"), [(1.0, "pass"), (0.99, "fail")])
+def test_where_words_alone_are_perfect_fusion_need_not_gain(words: float, verdict: str) -> None:
+    above = {"text_only": {"difference": 0.0, "low": 0.0, "high": 0.0}}
+    evidence = make_evidence(
+        metrics={MAP: 1.0, "label.text_only.map": words, "label.fused_both.queries": 100.0},
+        statistics={"label": {"fused_both": {"above": above}}},
+    )
+    rule = next(rule for rule in decide(evidence, params=PARAMS).rules if rule.name.endswith("above.text_only"))
+    assert (rule.verdict, "nothing to gain" in rule.sentence) == (verdict, verdict == "pass")
+
+
 def test_fusion_that_is_compared_with_nothing_fails() -> None:
     assert hindrances(decide(make_evidence(statistics={}), params=PARAMS)) == {"fusion.label.fused_both": "fail"}
 

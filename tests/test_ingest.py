@@ -101,10 +101,26 @@ def test_no_usable_picture_is_an_error_and_keeps_the_earlier_output(raw: Path, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
-@pytest.mark.parametrize("text", ["{nope", '{"id": "s/0"}', '{"id": "s/0", "file_name": "0.png", "colour": 1}'])
-def test_a_malformed_list_of_items_is_one_clear_error(raw: Path, tmp_path: Path, text: str) -> None:
-    (raw / "s" / "items.jsonl").write_text(text + "\n")
-    with pytest.raises(SourceError, match="malformed line"):
+ITEM = '{"id": "s/0", "file_name": "0.png"'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{nope", "Invalid JSON"),
+        ('{"id": "s/0"}', "file_name: Field required"),
+        (ITEM + ', "colour": 1}', "colour: Unexpected keyword argument"),
+        (ITEM + ', "captions": "red"}', "captions: Input should be a valid array"),
+        (ITEM + ', "captions": null}', "captions: Input should be a valid array"),
+        (ITEM + ', "labels": [5]}', r"labels\.0: Input should be a valid string"),
+        (ITEM + ', "group": 3}', "group: Input should be a valid string"),
+        ('{"id": "s/0", "file_name": "../0.png"}', r"\.\./0\.png is not in the source's folder"),
+        ('{"id": "s/0", "file_name": "/0.png"}', "/0.png is not in the source's folder"),
+    ],
+)
+def test_a_malformed_line_is_named_with_what_is_wrong(raw: Path, tmp_path: Path, text: str, said: str) -> None:
+    (raw / "s" / "items.jsonl").write_text(f"\n{text}\n")
+    with pytest.raises(SourceError, match=rf"items\.jsonl, line 2: {said}"):
         ingest(raw, tmp_path / "out", params=IngestParams())
 
 
@@ -112,7 +128,7 @@ def test_a_malformed_list_of_items_is_one_clear_error(raw: Path, tmp_path: Path,
 def test_a_malformed_list_of_relative_captions_is_one_clear_error(raw: Path, tmp_path: Path, text: str) -> None:
     list_rows(raw, row(0))
     (raw / "s" / "relative.jsonl").write_text(text + "\n")
-    with pytest.raises(SourceError, match=r"relative\.jsonl has a malformed line"):
+    with pytest.raises(SourceError, match=r"relative\.jsonl, line 1: "):
         ingest(raw, tmp_path / "out", params=IngestParams())
 
 

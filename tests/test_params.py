@@ -104,6 +104,11 @@ def test_every_fault_of_a_section_is_named_at_once(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("ingest: {\n", r"line 2, column 1: expected the node content.*close every bracket"),
+        (
+            "split:\n  test: 0.2\ngate: {}\nsplit: {}\n",
+            r"line 4, column 1: split stands there twice.*a key once",
+        ),
+        ("split:\n  test: 0.2\n  test: 0.3\n", r"line 3, column 3: test stands there twice"),
         ("split:\n\ttest: 0.2\n", r"line 2, column 1: found character '\\t'.*indent with spaces"),
         ("- split\n", r"must be a mapping of sections to their keys"),
         ("just words", r"must be a mapping of sections to their keys"),

@@ -58,7 +58,9 @@ def test_two_rollbacks_go_back_two_releases_and_a_third_has_nowhere_to_go(three:
         ("2", "1", "release_v1"),
     ]
     assert three.get_champion().version == "1"
-    with pytest.raises(ReleaseError, match=r"No release was live before release 1; name one with --to, of 2, 3\."):
+    with pytest.raises(
+        ReleaseError, match=r"No release was live before release 1; `releases promote` takes another, of 2, 3\."
+    ):
         roll_back(tmp_path, to=None, reason="wrong hits", now=NOW)
     log = [(entry["action"], entry["version"], entry["why"]) for entry in three.read_log()[3:]]
     assert log == [("rollback", "2", "wrong hits"), ("rollback", "1", "wrong hits")]
@@ -68,12 +70,19 @@ def test_where_there_is_one_release_a_rollback_says_so(tmp_path: Path, monkeypat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     registry = make_registry(tmp_path)
     registry.promote(make_release(tmp_path, fingerprint="a"), reason="the first", now=NOW)
-    with pytest.raises(ReleaseError, match=r"there is no other; `cbir-ops retrain` makes one\."):
+    with pytest.raises(ReleaseError, match=r"release 1; `cbir-ops retrain` makes another\."):
         roll_back(tmp_path, to=None, reason="wrong hits", now=NOW)
 
 
 def test_the_move_takes_less_than_a_second(three: Registry, tmp_path: Path) -> None:
     assert roll_back(tmp_path, to=None, reason="wrong hits", now=NOW).seconds < 1.0
+
+
+def test_a_rollback_to_what_was_never_live_asks_the_gate(three: Registry, tmp_path: Path) -> None:
+    release = make_release(tmp_path, fingerprint="d")
+    with pytest.raises(ReleaseError, match="The gate has not decided on release 4"):
+        roll_back(tmp_path, to="4", reason="wrong hits", now=NOW)
+    assert (release.version, three.get_champion().version) == ("4", "3")
 
 
 def test_a_rollback_to_a_release_without_its_table_is_refused_and_changes_nothing(

@@ -170,6 +170,13 @@ def test_a_user_without_a_name_is_written_down_by_number(tmp_path: Path) -> None
     assert done.stdout.strip() == "54321", done.stderr
 
 
+def test_where_the_gate_let_none_pass_it_is_said_where_to_read_why(tmp_path: Path) -> None:
+    registry = make_registry(tmp_path)
+    make_release(tmp_path, fingerprint="a")
+    with pytest.raises(ReleaseError, match=r"the gate let none pass: `cbir-ops gate --explain`"):
+        registry.get_champion()
+
+
 def test_no_release_and_no_registry_are_told_apart(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_the_gate_may_be_asked_about_every_figure_that_an_evaluation_writes() ->
             "visual: open_clip/ViT-B-32, visual_weights: expectations/",
             r"expectations is a folder; name the file",
         ),
+        ("tune", "search: {train.lr: {low: 0.1, high: 0.2}}", r"tune\.search\.train\.lr: no parameter of training"),
         ("evaluate", "slices: [labl]", r"evaluate\.slices: no item has the attribute labl; did you mean label\?"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from raw_files import put
 
+from cbir.errors import SourceError
 from cbir.records import read_jsonl
 from cbir.sources import ImportReport, import_source
 from cbir.sources.splits import find_split_folders, name_split
@@ -158,6 +159,31 @@ def test_a_list_beside_coco_that_is_not_coco_is_named(folder: Path) -> None:
     put(folder, "coco.json", json.dumps({"images": [{"id": 1, "file_name": "1.png"}]}).encode())
     put(folder, "more.json", b'{"1.png": "a cat"}')
     assert [text.split(":")[0] for text in take(folder).skipped] == ["more.json"]
+
+
+def test_what_is_hidden_foreign_or_linked_is_named_and_left_out(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "__MACOSX/a.png", ".thumbnails/a.png", "b.heic", ".DS_Store"):
+        put(folder, name)
+    (folder / "cats").symlink_to(tmp_path)
+    report = take(folder)
+    assert report.added == 1
+    said = "\n".join(report.skipped)
+    assert "cats: a link to a folder is not followed" in said
+    assert "b.heic: left out; convert" in said
+    hidden = next(line for line in report.skipped if line.endswith("left out; hidden"))
+    assert {"._a.png", "__MACOSX", ".thumbnails"} == set(hidden.partition(":")[0].split(", "))
+
+
+def test_a_category_that_coco_does_not_list_is_named(folder: Path) -> None:
+    put(folder, "1.png")
+    document = {
+        "images": [{"id": 7, "file_name": "1.png"}],
+        "annotations": [{"image_id": 7, "category_id": 2}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(document))
+    with pytest.raises(SourceError, match="annotation of image 7 has category 2, which the list categories lacks"):
+        take(folder)
 
 
 def test_a_caption_of_coco_that_is_null_is_none(folder: Path) -> None:

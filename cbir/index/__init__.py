@@ -13,7 +13,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from cbir.conditions import check_condition, explain_condition, quote_lance
+from cbir.conditions import CONDITION_FAULTS, enclose_condition, explain_condition, quote_lance
 from cbir.errors import IndexError_, QueryError
 from cbir.rows import ADDED, ROW_HASH, SHA256, TEXT_HASH, Marks
 from cbir.similarity import Similarity, shorten_vectors
@@ -218,12 +218,11 @@ class Index:
         short_D = shorten_vectors(vector_D[None], self.dimensions, similarity)[0]
         query = self._table.search(short_D).distance_type(DISTANCES[similarity]).limit(k)
         if where:
-            check_condition(where)
-            query = query.where(where, prefilter=True)
+            query = query.where(enclose_condition(where), prefilter=True)
         try:
             rows = query.to_list()
         except (ValueError, RuntimeError, OSError) as error:
-            if where and (isinstance(error, ValueError) or "Execution error" in str(error)):
+            if where and (isinstance(error, ValueError) or any(name in str(error) for name in CONDITION_FAULTS)):
                 raise QueryError(explain_condition(where, error, self._table.schema.names)) from None
             raise blame_table(self._table.name, error) from None
         return [_read_hit(row, score=_score_distance(row["_distance"], similarity)) for row in rows]

@@ -42,6 +42,12 @@ HISTORY = "history."
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 
 
+NONE_PASSED = (
+    "No release is live, for the gate let none pass: `cbir-ops gate --explain` says why. Mend what it says and run "
+    "`cbir-ops retrain`, or promote one on your own account with `cbir-ops gate --override`."
+)
+
+
 class Registry:
     """The model registry of one workspace: SQLite beside it, unless MLFLOW_TRACKING_URI names a server."""
 
@@ -116,7 +122,7 @@ class Registry:
         """
         champion = self.find_champion()
         if champion is None:
-            raise ReleaseError(NO_RELEASE)
+            raise ReleaseError(NO_RELEASE if not self.list_releases() else NONE_PASSED)
         return champion
 
     def get_version(self, version: str) -> Release:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def _read_coco(document: Entry) -> Iterator[RawItem]:
         if annotation.get("caption") is not None:
             captions.setdefault(image, []).append(str(annotation["caption"]))
         if "category_id" in annotation:
-            labels.setdefault(image, set()).add(_label(names[annotation["category_id"]]))
+            labels.setdefault(image, set()).add(_label(_find_category(annotation, names)))
     for image in document["images"]:
         yield RawItem(
             id="",  # as above
@@ -114,6 +114,16 @@ def _read_coco(document: Entry) -> Iterator[RawItem]:
             captions=captions.get(image["id"], []),
             labels=sorted(labels.get(image["id"], ())),
         )
+
+
+def _find_category(annotation: Entry, names: Mapping[Any, Entry]) -> Entry:
+    try:
+        return names[annotation["category_id"]]
+    except KeyError as error:
+        raise SourceError(
+            f"An annotation of image {annotation['image_id']} has category {error}, which the list categories lacks; "
+            "mend the COCO file."
+        ) from None
 
 
 def _check_name(file_name: str) -> str:

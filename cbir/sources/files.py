@@ -6,18 +6,45 @@ import os
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"}
+FOREIGN = {".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw"}
 LISTS = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 SHOWN = 5
 
 
 def list_files(folder: Path, *, skipped: list[str]) -> list[Path]:
-    """Every file below ``folder``, sorted; a folder that cannot be read is named in ``skipped``."""
+    """Every file below ``folder`` that is not hidden, sorted; ``skipped`` names what someone may miss.
+
+    Hidden are names that begin with a dot, and what macOS adds to archives.
+    """
 
     def report(error: OSError) -> None:
         skipped.append(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
-    return sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=report) for name in names)
+    files, hidden = list[Path](), list[Path]()
+    for place, folders, names in os.walk(folder, onerror=report):
+        for name in sorted(folders):
+            if _is_hidden(name):
+                folders.remove(name)
+                hidden.append(Path(place, name))
+            elif Path(place, name).is_symlink():
+                skipped.append(f"{Path(place, name)}: a link to a folder is not followed; import that folder by itself")
+        for name in names:
+            (hidden if _is_hidden(name) else files).append(Path(place, name))
+    _name_some([path for path in hidden if path.is_dir() or path.suffix.lower() in PICTURES], "hidden", skipped)
+    _name_some([path for path in files if path.suffix.lower() in FOREIGN], "convert them to PNG or JPEG", skipped)
+    return sorted(files)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _name_some(paths: Sequence[Path], why: str, skipped: list[str]) -> None:
+    if paths:
+        shown = ", ".join(path.name for path in paths[:SHOWN])
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        skipped.append(f"{shown}{more}: left out; {why}")
 
 
 def name_item(file_name: str, seen: Container[str]) -> str:
