@@ -18,6 +18,7 @@ import typer
 from cbir import data_commands, experiment_commands, release_commands
 from cbir.errors import CbirError
 from cbir.printing import AsJson, print_json
+from cbir.texts import flatten_line
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -107,7 +108,8 @@ def query(
     else:
         for hit in hits:
             seen = "" if hit.agreeing is None else f"  {hit.agreeing} places agree"
-            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {hit.caption}  [{hit.label}]{seen}")
+            caption, label = flatten_line(hit.caption), flatten_line(hit.label)
+            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {caption}  [{label}]{seen}")
     if gallery:
         from cbir.evaluation_page.galleries import show_asking
         from cbir.report import render_gallery, write_page

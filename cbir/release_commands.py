@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cbir.printing import AsJson, format_bytes, print_json, print_table
+from cbir.texts import flatten_line
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, help="See, promote, roll back, keep and clean up releases.")
@@ -231,7 +232,7 @@ def _flatten(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _word(value: Any) -> str:
-    return "-" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "-" if value is None else flatten_line(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _percent(value: float | None) -> str:

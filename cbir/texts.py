@@ -12,5 +12,9 @@ _SPACE = re.compile(r"\s+")
 
 def clean_caption(text: str) -> str:
     """Normalise to NFKC, unescape HTML entities, drop control characters, join white space."""
-    text = unicodedata.normalize("NFKC", html.unescape(text))
+    return flatten_line(unicodedata.normalize("NFKC", html.unescape(text)))
+
+
+def flatten_line(text: str) -> str:
+    """One line: line breaks, and control characters, which would steer a terminal, are spaces."""
     return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cbir.errors import ImageError
 from cbir.images import decode_image, decode_png, encode_png, fit_square
-from cbir.texts import clean_caption
+from cbir.texts import clean_caption, flatten_line
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -102,3 +102,7 @@ def test_the_limit_of_pillow_stays_where_it_refuses_nothing_that_ours_allows() -
 )
 def test_captions_are_cleaned(text: str, clean: str) -> None:
     assert clean_caption(text) == clean
+
+
+def test_a_line_for_a_terminal_cannot_steer_it() -> None:
+    assert flatten_line("a \x1b[31mred\x1b[0m circle\nbelow\t it ") == "a [31mred [0m circle below it"

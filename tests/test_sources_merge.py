@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from raw_files import png, put
 
 from cbir.records import read_jsonl
 from cbir.sources import ImportReport, import_source
@@ -146,6 +147,22 @@ def test_an_attribute_of_several_types_is_told_with_the_rarest_ones_place(tmp_pa
     rows = [{"file_name": f"{name}.png", "price": price, "sold": True} for name, price in prices.items()]
     (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = "attribute 'price': text in 1 (b.png), numbers in 2; of several types, it cannot be searched by"
+    assert take(tmp_path / "set").skipped == [told]
+
+
+def test_an_id_that_means_another_picture_from_now_on_is_told(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    take(tmp_path / "set")
+    put(tmp_path / "set", "a.jpg", png("blue"))
+    told = "mine/a: was a.png and is a.jpg from now on; name items by an id in metadata to keep them"
+    assert take(tmp_path / "set").skipped == [told]
+
+
+def test_an_attribute_of_lists_is_told_with_its_place(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    rows = [{"file_name": f"{name}.png", "tags": [name], "size": 3} for name in "ab"]
+    (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    told = "attribute 'tags': lists or objects in 2 (a.png); it cannot be searched by"
     assert take(tmp_path / "set").skipped == [told]
 
 

@@ -15,6 +15,7 @@ from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, writ
 from cbir.rows import name_column
 
 FILE = "file"  # attribute: what a picture's file is called in the source
+NESTED = "lists or objects"
 TAKEN = "not imported, for the file's name is called so; rename the column"
 HIDDEN = "comes with a hit, but cannot be searched by: the name is one of the table's own"
 TEXTS, ENDS = ("id", "file_name"), ("reference_id", "caption", "target_id")
@@ -121,6 +122,12 @@ def _add_items(
             hidden[FILE] = None
         row = asdict(_describe(item, data, name=name))
         wrote = _place(data, folder / row["file_name"])
+        before = rows.get(row["id"], row)
+        was, now = ((one.get("attributes") or {}).get(FILE) for one in (before, row))
+        if was and was != now:
+            skipped.append(
+                f"{row['id']}: was {was} and is {now} from now on; name items by an id in metadata to keep them"
+            )
         new = rows.get(row["id"]) != row
         added += new
         restored += wrote and not new
@@ -131,7 +138,7 @@ def _add_items(
 
 
 def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
-    """Attributes with values of several types, and where the rarest of these is."""
+    """Attributes with values of several types, and where the rarest of these is; and those with lists or objects."""
     kinds: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         attributes = row.get("attributes") or {}  # a list that was written by hand may leave it out
@@ -145,6 +152,8 @@ def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
             others = " and ".join(f"{kind} in {len(files)}" for kind, files in found.items() if kind != rare)
             place = f"{rare} in {len(found[rare])} ({found[rare][0]}{', ...' if len(found[rare]) > 1 else ''})"
             yield f"attribute {key!r}: {place}, {others}; of several types, it cannot be searched by"
+        elif NESTED in found:
+            yield f"attribute {key!r}: {NESTED} in {len(found[NESTED])} ({found[NESTED][0]}); it cannot be searched by"
 
 
 def _name_kind(value: Any) -> str:
@@ -155,7 +164,7 @@ def _name_kind(value: Any) -> str:
             return "numbers"
         case str():
             return "text"
-    return "lists or objects"
+    return NESTED
 
 
 def _is_unicode(value: RawItem | RelativeCaption) -> bool:
