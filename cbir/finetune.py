@@ -8,7 +8,7 @@ and where they do not fit, gradients are cached (Gao et al. 2021, Scaling deep c
 memory limited setup), so neither the number of ranks nor ``micro_batch`` changes what is learned. Lightning Fabric
 places the work.
 
-Shapes: B batch of one rank, D dimensions.
+Shapes: B batch, of one rank or of all, R ranks, D dimensions.
 """
 
 from __future__ import annotations
