@@ -193,7 +193,7 @@ class Index:
 
     def count(self, where: str) -> int:
         """How many rows a condition leaves."""
-        return int(self._table.count_rows(where))
+        return int(self._table.count_rows(enclose_condition(where)))
 
     def restore(self, version: int) -> None:
         """Make the rows of an earlier version the current ones."""
