@@ -79,6 +79,17 @@ def test_both_towers_learn_from_pictures_and_words(folder: Path, accelerator: st
     assert {name.split(".")[0] for name, weight in now.items() if not weight.equal(before[name])} == {"visual", "text"}
 
 
+def test_towers_of_two_models_learn_under_projections_of_their_own(folder: Path, accelerator: str) -> None:
+    tuning = make_tuning(folder, epochs=4, one_space=False, accelerator=accelerator)
+    before = [weight.detach().cpu().clone() for weight in tuning.bare.heads.parameters()]
+    rows = [tuning.run_epoch() for _ in range(4)]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
+    assert len(before) == 4
+    assert not any(
+        weight.detach().cpu().equal(one) for weight, one in zip(tuning.bare.heads.parameters(), before, strict=True)
+    )
+
+
 def test_pictures_without_a_single_caption_learn_from_changed_copies(folder: Path, accelerator: str) -> None:
     tuning = make_tuning(folder, epochs=6, captions=False, accelerator=accelerator)
     rows = [tuning.run_epoch() for _ in range(6)]
@@ -200,6 +211,19 @@ def test_pictures_without_captions_are_tuned_to_the_names_of_their_labels(
     assert seen[0].history[-1]["validation"] > 0
     codes = seen[0].data.code_N
     assert len(set(codes)) < len(codes)  # pictures of one name are no negatives of one another
+
+
+def test_a_loss_of_labels_draws_together_what_shares_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    seen: list[FineTuning] = []
+    run_epoch = FineTuning.run_epoch
+    monkeypatch.setattr(FineTuning, "run_epoch", lambda tuning: seen.append(tuning) or run_epoch(tuning))
+    stage = prepare_stage(folder, captions=False)
+    stage["params"] = dataclasses.replace(stage["params"], loss="supervised_contrastive")
+    cbir.train.train(Path("ingested"), Path("split"), Path("encoder"), **stage)
+    data = seen[0].data
+    named = {id_: text or id_ for id_, text in zip(data.ids, data.texts, strict=True)}  # without a label, its own
+    assert len(set(data.code_N.tolist())) == len(set(named.values()))
 
 
 def test_a_loss_that_is_not_finite_saves_the_ids_of_its_batch(folder: Path) -> None:

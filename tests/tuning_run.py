@@ -41,6 +41,7 @@ def make_tuning(
     count: int = 32,
     captions: bool = True,
     silent: int = 0,
+    one_space: bool = True,
     loss: PairLoss | None = None,
     **params: object,
 ) -> FineTuning:
@@ -53,7 +54,7 @@ def make_tuning(
     text.save_tokenizer(scratch)
     settings = {"epochs": 3, "batch_size": 16, "tower_rate": 1e-3, "accelerator": "cpu"} | params
     return FineTuning(
-        TwoTowers(visual, text, dimensions=32, similarity="cosine", one_space=True),
+        TwoTowers(visual, text, dimensions=32, similarity="cosine", one_space=one_space),
         draw_squares(count, captions=captions, silent=silent),
         draw_squares(8, captions=captions, seed=100),
         tokenizer=open_tokenizer(scratch, max_tokens=20),
