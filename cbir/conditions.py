@@ -14,7 +14,7 @@ _PARSER = re.compile(r".*\(sql parser error: (.*)\)$")
 _UNKNOWN = re.compile(r"No field named [`\"]?(.+?)[`\"]?\. |Column (\S+) does not exist")
 CONDITION_FAULTS = ("Execution error", "Not supported")  # in what LanceDB says of a condition that it read
 _OF_MANY = re.compile(r"AggregateUDF|WindowFunction|WindowUDF")
-_TEXT, _NAME = re.compile(r"'[^']*'"), re.compile("`[^`]*`|\"[^\"]*\"")
+_TEXT, _NAME = re.compile(r"'[^']*'"), re.compile('`[^`]*`|"[^"]*"')
 
 
 def enclose_condition(where: str) -> str:
