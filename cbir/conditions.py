@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from cbir.errors import QueryError, hint_at
 from cbir.rows import HIDDEN
 
+CONDITION_FAULTS = ("Execution error", "Not supported")  # in what LanceDB says of a condition that it read
 _PLACE = re.compile(r",? \S+\.rs:\d+(:\d+)?| at Line: \d+, Column: \d+")  # in LanceDB's source code; in a condition
 _LAYER = re.compile(r"^(Invalid (user )?input[,:]|lance error:|(Query )?Execution error:|Schema error:|Error [^:]+:) +")
 _PARSER = re.compile(r".*\(sql parser error: (.*)\)$")
 _UNKNOWN = re.compile(r"No field named [`\"]?(.+?)[`\"]?\. |Column (\S+) does not exist")
-CONDITION_FAULTS = ("Execution error", "Not supported")  # in what LanceDB says of a condition that it read
 _OF_MANY = re.compile(r"AggregateUDF|WindowFunction|WindowUDF")
 _TEXT, _NAME = re.compile(r"'[^']*'"), re.compile('`[^`]*`|"[^"]*"')
 

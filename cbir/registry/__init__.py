@@ -40,8 +40,6 @@ CHALLENGER = "challenger"
 WANTED = "wanted_at"  # when a run last registered what was registered already
 HISTORY = "history."
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
-
-
 NONE_PASSED = (
     "No release is live, for the gate let none pass: `cbir-ops gate --explain` says why. Mend what it says and run "
     "`cbir-ops retrain`, or promote one on your own account with `cbir-ops gate --override`."

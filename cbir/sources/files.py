@@ -31,8 +31,11 @@ def list_files(folder: Path, *, skipped: list[str]) -> list[Path]:
                 skipped.append(f"{Path(place, name)}: a link to a folder is not followed; import that folder by itself")
         for name in names:
             (hidden if _is_hidden(name) else files).append(Path(place, name))
-    _name_some([path for path in hidden if path.is_dir() or path.suffix.lower() in PICTURES], "hidden", skipped)
-    _name_some([path for path in files if path.suffix.lower() in FOREIGN], "convert them to PNG or JPEG", skipped)
+    unseen = [path.name for path in hidden if path.is_dir() or path.suffix.lower() in PICTURES]
+    foreign = [path.name for path in files if path.suffix.lower() in FOREIGN]
+    for names, why in ((unseen, "hidden"), (foreign, "convert them to PNG or JPEG")):
+        if names:
+            skipped.append(f"{_shorten(names)}: left out; {why}")
     return sorted(files)
 
 
@@ -40,11 +43,10 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _name_some(paths: Sequence[Path], why: str, skipped: list[str]) -> None:
-    if paths:
-        shown = ", ".join(path.name for path in paths[:SHOWN])
-        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-        skipped.append(f"{shown}{more}: left out; {why}")
+def _shorten(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def name_item(file_name: str, seen: Container[str]) -> str:
@@ -70,6 +72,5 @@ def name_unread(folder: Path, *, read: Sequence[Path], skipped: list[str]) -> No
     beside = sorted([*folder.glob("*.*"), *folder.glob("annotations/*.*")])
     left = [path for path in beside if path.suffix.lower() in LISTS and path not in read]
     if left:
-        shown = ", ".join(path.relative_to(folder).as_posix() for path in left[:SHOWN])
-        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        skipped.insert(0, f"{shown}{more}: not read, for no layout of docs/data.md is written so")
+        shown = _shorten([path.relative_to(folder).as_posix() for path in left])
+        skipped.insert(0, f"{shown}: not read, for no layout of docs/data.md is written so")

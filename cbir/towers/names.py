@@ -32,7 +32,7 @@ def check_towers(params: TowerParams, *, workspace: Path) -> None:
         find_package(name_package(params.visual))
     for weights in (params.visual_weights, params.text_weights):
         if weights and weights != RANDOM and (params.visual in LITE_SIZES or _is_path(weights)):
-            find_checkpoint(workspace / weights)
+            check_file(workspace / weights)
 
 
 def check_visual(name: str) -> None:
@@ -61,16 +61,15 @@ def check_text(name: str, *, workspace: Path = Path()) -> None:
         raise TowerError(f"towers.text: {name!r} is no text tower; {hint_at(name, known)}")
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The path of a checkpoint that is there.
+def check_file(path: Path) -> None:
+    """Refuse a checkpoint that is not there.
 
     Raises:
-        TowerError: it is not.
+        TowerError: it is not, or it is a folder.
     """
     if not path.is_file():
         said = "is a folder; name the file in it" if path.is_dir() else "is not there"
         raise TowerError(f"The checkpoint {path} {said}; see the section towers in params.yaml.")
-    return path
 
 
 def name_package(lite: str) -> str:

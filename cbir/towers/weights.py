@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cbir.errors import TowerError
-from cbir.towers.names import find_checkpoint
+from cbir.towers.names import check_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which trainers store the weights themselves
 
@@ -22,7 +22,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         TowerError: the file is not there, or is no checkpoint.
     """
-    find_checkpoint(path)
+    check_file(path)
     try:
         found: Any = (
             load_file(path)
