@@ -22,7 +22,8 @@ from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE, load_features
 from cbir.fold_store import Scores, name_folds, open_folds
 from cbir.gallery import select_gallery
-from cbir.params import EmbedParams, EvaluateParams, SplitParams, load_section
+from cbir.params import EmbedParams, EvaluateParams, SplitParams
+from cbir.params.file import load_section
 from cbir.printing import align_columns
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table

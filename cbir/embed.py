@@ -11,7 +11,8 @@ import pyarrow as pa
 from cbir.encoder import Encoder
 from cbir.errors import CbirError, ParamsError
 from cbir.features import iterate_features
-from cbir.params import EmbedParams, load_section
+from cbir.params import EmbedParams
+from cbir.params.file import load_section
 from cbir.records import count_blocks, iterate_items, read_items, replace_folder, write_json, write_table
 from cbir.similarity import shorten_vectors
 

@@ -13,7 +13,8 @@ from cbir.encoder import Encoder
 from cbir.errors import CbirError
 from cbir.gallery import load_gallery
 from cbir.golden import read_golden
-from cbir.params import EvaluateParams, load_section
+from cbir.params import EvaluateParams
+from cbir.params.file import load_section
 from cbir.query_sets import measure_golden
 from cbir.ranks import score_vectors
 from cbir.records import read_items, read_table, write_json

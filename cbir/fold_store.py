@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from cbir.errors import WorkspaceError
 from cbir.locks import LOCKS, hold_lock
 from cbir.outputs import hash_code
+from cbir.params.file import read_document
 from cbir.records import write_table
 from cbir.scratch import make_scratch
 
@@ -80,7 +80,7 @@ def open_folds(workspace: Path, *, key: str) -> Iterator[FoldStore]:
 
 def name_folds(workspace: Path, *, ingested: Path, folds: int) -> str:
     """Name of a cross-validation: a hash of all that its figures hang on, the code of the stages included."""
-    params = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8")) or {}
+    params = read_document(workspace / "params.yaml")
     facts = {
         "folds": folds,
         "params": {name: params.get(name) for name in SECTIONS},

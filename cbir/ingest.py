@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cbir.errors import CbirError, ImageError, SourceError
 from cbir.images import decode_image, encode_png, fit_square
-from cbir.params import IngestParams, load_section
+from cbir.params import IngestParams
+from cbir.params.file import load_section
 from cbir.progress import follow
 from cbir.records import (
     ITEM_SCHEMA,

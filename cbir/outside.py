@@ -18,7 +18,8 @@ from cbir.evaluation_page import write_outside_page
 from cbir.features import CACHE, load_features
 from cbir.gallery import Gallery, select_gallery
 from cbir.ingest import ingest
-from cbir.params import EvaluateParams, IngestParams, SplitParams, load_section
+from cbir.params import EvaluateParams, IngestParams, SplitParams
+from cbir.params.file import load_section
 from cbir.printing import align_columns
 from cbir.records import read_items, read_table
 from cbir.registry import open_registry

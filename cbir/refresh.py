@@ -21,7 +21,8 @@ from cbir.features import CACHE, iterate_features
 from cbir.index import Index
 from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
 from cbir.known_files import KnownFiles
-from cbir.params import IngestParams, load_section
+from cbir.params import IngestParams
+from cbir.params.file import load_section
 from cbir.progress import follow
 from cbir.records import ITEM_SCHEMA, RAW_ITEMS, cut_table
 from cbir.registry import Registry, Release, open_registry

@@ -7,9 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cbir.index.tables import list_releases
+from cbir.params.file import read_document
 from cbir.registry import PINNED, Registry, Release, open_registry
 from cbir.workspace import locate_index
 
@@ -85,7 +84,7 @@ def compare_releases(workspace: Path, first: str, second: str) -> dict[str, Any]
 
 def _read_params(registry: Registry, release: Release) -> dict[str, Any]:
     """The release's params, each section's keys dotted; a user's own value that is in no section has its own name."""
-    document = yaml.safe_load(registry.fetch_evidence(release, "params.yaml").read_text()) or {}
+    document = read_document(registry.fetch_evidence(release, "params.yaml"))
     dotted: dict[str, Any] = {}
     for section, values in document.items():
         dotted |= (

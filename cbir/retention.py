@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cbir.errors import ReleaseError
 from cbir.index.tables import describe_table, drop_table, list_releases, read_registry
-from cbir.params import ReleaseParams, load_section
+from cbir.params import ReleaseParams
+from cbir.params.file import load_section
 from cbir.promotion import find_previous
 from cbir.registry import WANTED, Registry, Release, open_registry
 from cbir.registry.history import GC

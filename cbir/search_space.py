@@ -9,7 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from cbir.errors import ParamsError, hint_at
-from cbir.params import FineTuneParams, SearchRange, TowerParams, TrainParams, TuneParams, load_section
+from cbir.params import FineTuneParams, SearchRange, TowerParams, TrainParams, TuneParams
+from cbir.params.file import load_section
 
 SECTIONS: Mapping[str, type] = {"towers": TowerParams, "finetune": FineTuneParams, "train": TrainParams}  # of `train`
 Space = Mapping[str, SearchRange]

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from cbir.clusters import connect_rows, find_equals, find_near
 from cbir.errors import CbirError, SplitError
-from cbir.params import SplitParams, load_section
+from cbir.params import SplitParams
+from cbir.params.file import load_section
 from cbir.records import SPLIT_SCHEMA, SPLITS, read_items, read_table, replace_folder, write_json, write_table
 
 KEPT = "split.parquet"

@@ -28,7 +28,8 @@ from cbir.history import find_best
 from cbir.label_names import lend_names
 from cbir.late import TEXTURES
 from cbir.objective import Objective, RelativeWords, TrainingData
-from cbir.params import FineTuneParams, TowerParams, TrainParams, load_section
+from cbir.params import FineTuneParams, TowerParams, TrainParams
+from cbir.params.file import load_section
 from cbir.progress import follow
 from cbir.records import read_items, read_relative, read_table, replace_folder, write_json
 from cbir.start import start_fusion

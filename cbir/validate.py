@@ -13,7 +13,8 @@ import pandas as pd
 
 from cbir.errors import CbirError, ValidationError, hint_at
 from cbir.expectations import ROW, run_suite
-from cbir.params import ValidateParams, load_section
+from cbir.params import ValidateParams
+from cbir.params.file import load_section
 from cbir.records import read_items, read_table, replace_folder, write_json
 
 NAMED = 10

@@ -11,7 +11,8 @@ from prefect import task
 from cbir.errors import ParamsError, ValidationError, hint_at
 from cbir.gate.names import check_names
 from cbir.ingest import iterate_raw
-from cbir.params import SECTIONS, load_section
+from cbir.params import SECTIONS
+from cbir.params.file import load_section
 from cbir.records import RAW_ITEMS
 from cbir.search_space import check_space
 from cbir.slices import BUILT_IN

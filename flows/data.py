@@ -11,7 +11,8 @@ from prefect import get_run_logger, task
 
 from cbir.errors import WorkspaceError
 from cbir.git import commit_pointers
-from cbir.params import ReleaseParams, load_section
+from cbir.params import ReleaseParams
+from cbir.params.file import load_section
 from cbir.records import read_json
 from cbir.sources import lock_imports
 from cbir.split import KEPT

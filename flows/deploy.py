@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from cbir.errors import ServerError
-from cbir.params import ScheduleParams, load_section
+from cbir.params import ScheduleParams
+from cbir.params.file import load_section
 from flows.retrain import retrain
 from flows.schedule import load_schedule
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import yaml
 from prefect import get_run_logger, task
 
 from cbir.contest import Contestant, Field, hold_contest, list_pairs
@@ -20,7 +19,8 @@ from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Rule
 from cbir.gate_report import shorten_reasons
 from cbir.index_check import check_index
-from cbir.params import EvaluateParams, GateParams, SplitParams, load_section
+from cbir.params import EvaluateParams, GateParams, SplitParams
+from cbir.params.file import load_section, read_document
 from cbir.records import read_json, read_table, write_json, write_table
 from cbir.registry import Registry, Release, flatten_metrics, open_registry
 from cbir.workspace import locate_gate, locate_index
@@ -44,7 +44,7 @@ def make_gate_key(root: Path, champion: Release | None) -> str:
 
     A decision with an equal key stands, and is not made again.
     """
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    params = read_document(root / "params.yaml")
     asked = {name: params.get(name) for name in ("gate", "evaluate")}
     parts = [champion.key if champion else "", json.dumps(asked, sort_keys=True)]
     parts += [(root / name).read_text() for name in ("metrics.json", "data/evaluated/statistics.json")]

@@ -12,7 +12,8 @@ from prefect.blocks.core import Block
 from prefect.client.schemas.objects import FlowRun, State
 
 from cbir.errors import ParamsError
-from cbir.params import NotifyParams, load_section
+from cbir.params import NotifyParams
+from cbir.params.file import load_section
 
 
 def load_block(workspace: Path) -> tuple[NotificationBlock | None, NotifyParams]:

@@ -8,7 +8,8 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError as PydanticError
 
 from cbir.errors import ParamsError
-from cbir.params import ScheduleParams, load_section
+from cbir.params import ScheduleParams
+from cbir.params.file import load_section
 
 
 def load_schedule(path: Path) -> CronSchedule:

@@ -18,7 +18,8 @@ from cbir.git import check_out, git, read_state
 from cbir.history import find_best
 from cbir.locks import LOCKS, hold_lock
 from cbir.outputs import hash_code
-from cbir.params import ReleaseParams, TuneParams, load_section
+from cbir.params import ReleaseParams, TuneParams
+from cbir.params.file import load_section
 from cbir.printing import align_columns
 from cbir.records import read_json
 from cbir.registry.trials import TrialRuns

@@ -16,7 +16,8 @@ from PIL import Image
 from cbir.errors import ImageError, ParamsError, SourceError
 from cbir.images import decode_image, load_query_image
 from cbir.ingest import ingest
-from cbir.params import IngestParams, TrainParams, load_section
+from cbir.params import IngestParams, TrainParams
+from cbir.params.file import load_section
 from cbir.sources import import_source
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,8 @@ import yaml
 
 from cbir.gate.decision import decide, settle
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures, Pair, Rule
-from cbir.params import GateParams, load_section
+from cbir.params import GateParams
+from cbir.params.file import load_section
 
 ROOT = Path(__file__).parent.parent
 MAP = "label.fused_both.map"

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from cbir.errors import ParamsError
-from cbir.params import SECTIONS, IngestParams, ReleaseParams, SplitParams, TrainParams, TuneParams, load_section
+from cbir.params import SECTIONS, IngestParams, ReleaseParams, SplitParams, TrainParams, TuneParams
+from cbir.params.file import load_section
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,9 +107,9 @@ def test_every_fault_of_a_section_is_named_at_once(tmp_path: Path) -> None:
         ("ingest: {\n", r"line 2, column 1: expected the node content.*close every bracket"),
         (
             "split:\n  test: 0.2\ngate: {}\nsplit: {}\n",
-            r"line 4, column 1: split stands there twice.*a key once",
+            r"line 4, column 1: found duplicate key \"split\".*a key once",
         ),
-        ("split:\n  test: 0.2\n  test: 0.3\n", r"line 3, column 3: test stands there twice"),
+        ("split:\n  test: 0.2\n  test: 0.3\n", r"line 3, column 3: found duplicate key \"test\""),
         ("split:\n\ttest: 0.2\n", r"line 2, column 1: found character '\\t'.*indent with spaces"),
         ("- split\n", r"must be a mapping of sections to their keys"),
         ("just words", r"must be a mapping of sections to their keys"),

@@ -16,7 +16,8 @@ import yaml
 from conftest import cbir, command, set_param
 
 from cbir.errors import ParamsError
-from cbir.params import SearchRange, TuneParams, load_section
+from cbir.params import SearchRange, TuneParams
+from cbir.params.file import load_section
 from cbir.search_space import check_space, read_present
 from cbir.study import Study
 from cbir.train import find_best

@@ -16,7 +16,8 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from cbir.errors import ReleaseError
-from cbir.params import ReleaseParams, load_section
+from cbir.params import ReleaseParams
+from cbir.params.file import load_section
 from cbir.registry.artifacts import Artifacts
 from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name

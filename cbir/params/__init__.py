@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Literal
 
-import yaml
 from PIL import ImageColor
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
-from pydantic import ValidationError as PydanticError
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
-from cbir.errors import ParamsError, hint_at
+from cbir.errors import hint_at
 from cbir.similarity import Similarity
 
 _STRICT = ConfigDict(extra="forbid")
-S = TypeVar("S")
 LateSignal = Literal["tower", "histogram", "patterns", "gabor"]
 LossName = Literal[
     "info_nce",
@@ -270,85 +262,3 @@ SECTIONS: dict[str, type] = {
     "schedule": ScheduleParams,
     "notify": NotifyParams,
 }
-
-
-def load_section(path: Path, name: str, section: type[S]) -> S:
-    """Read section ``name`` of the params file as ``section``.
-
-    Raises:
-        ParamsError: the file is missing, a key or value is not one of ``section``'s, or a section's name is misspelt.
-    """
-    document = _read_document(path)
-    for other in document:  # a workspace may have sections of its own, but hardly one that is called almost like ours
-        hint = hint_at(str(other), SECTIONS, otherwise="", cutoff=0.8)
-        if hint and other not in SECTIONS:
-            raise ParamsError(f"params.yaml: {other}: unknown section; {hint}")
-    values = document.get(name)
-    try:
-        return TypeAdapter(section).validate_python({} if values is None else values)
-    except PydanticError as error:
-        raise ParamsError(_explain(error, name, section)) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's own, which takes the last of two equal keys without a word, but refuses them, as DVC does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ParamsError(f"{path} is not there; run inside the folder that holds dvc.yaml.")
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ParamsError(
-            f"{path}{where}: {error.problem}; indent with spaces, close every bracket, write a key once."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is no text in UTF-8: {error}; save it as such.") from None
-    if not isinstance(document, dict | None):
-        raise ParamsError(f"{path} must be a mapping of sections to their keys, e.g. `split: {{test: 0.2}}`.")
-    return document or {}
-
-
-def _explain(error: PydanticError, name: str, section: type) -> str:
-    lines = []
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"] if part != "[key]"]
-        key = ".".join(path)
-        unknown = problem["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-        said = f"unknown key; {hint_at(path[-1], _list_keys(section, path[:-1]))}" if unknown else _say(problem)
-        lines.append(f"{name}.{key}: {said}" if key else f"{name}: {said}")
-    return "params.yaml: " + "; ".join(lines)
-
-
-def _list_keys(type_: Any, path: Sequence[str]) -> list[str]:
-    """The keys that there are at ``path`` below ``type_``, through sections and mappings of them."""
-    for part in path:
-        type_ = get_type_hints(type_)[part] if is_dataclass(type_) else get_args(type_)[-1]
-    return [field.name for field in fields(type_)]
-
-
-def _say(problem: ErrorDetails) -> str:
-    """What pydantic says; of a value that is one of a few names, also the one that was meant."""
-    match problem["type"]:
-        case "dataclass_type":
-            return "must be a mapping of keys to values"
-        case "too_short":
-            return f"give at least {problem['ctx']['min_length']}"
-        case "value_error":
-            return str(problem["ctx"]["error"])
-        case "literal_error":
-            names = re.findall("'([^']+)'", problem["ctx"]["expected"])
-            hint = hint_at(str(problem["input"]), names, otherwise="")
-            return f"{problem['msg']}; {hint}" if hint else problem["msg"]
-    return problem["msg"]
