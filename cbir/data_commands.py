@@ -12,7 +12,7 @@ from cbir.printing import AsJson, format_bytes, print_json, print_table
 from cbir.workspace import find_workspace
 
 app = typer.Typer(no_args_is_help=True, help="Import pictures, see what is there, remove some.")
-SHOWN = 20  # reasons why something was left out
+SHOWN = 20  # remarks, and reasons why something was left out
 COUNTS = {  # of a source, and what a table calls them
     "items": "items",
     "captioned": "with caption",
@@ -37,10 +37,11 @@ def import_(
         print_json(asdict(report))
         return
     typer.echo(report.summary)
-    for reason in report.skipped[:SHOWN]:
-        typer.echo(f"  {reason}", err=True)
-    if len(report.skipped) > SHOWN:
-        typer.echo(f"  and {len(report.skipped) - SHOWN} more; --json names them all", err=True)
+    for lines in (report.remarks, report.skipped):
+        for line in lines[:SHOWN]:
+            typer.echo(f"  {line}", err=True)
+        if len(lines) > SHOWN:
+            typer.echo(f"  and {len(lines) - SHOWN} more; --json names them all", err=True)
 
 
 @app.command("list")

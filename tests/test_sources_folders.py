@@ -66,7 +66,7 @@ def test_metadata_below_metadata_is_named_and_not_read(folder: Path) -> None:
     put_lines(folder, "train/metadata.jsonl", {"file_name": "1.png", "text": "below"})
     report = take(folder)
     assert rows_of(folder)["train/1"]["captions"] == ["above"]
-    assert report.skipped == [f"{folder}/train/metadata.jsonl: not read, for a folder above it has metadata"]
+    assert report.remarks == [f"{folder}/train/metadata.jsonl: not read, for a folder above it has metadata"]
 
 
 def test_a_split_in_a_row_goes_before_that_of_its_folder(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_unknown_split_is_told_and_kept_as_an_attribute(folder: Path) -> None
         *({"file_name": f"{n}.png", "split": split} for n, split in enumerate(("train", "holdout", "holdout"))),
     )
     report = take(folder)
-    assert report.skipped[0].startswith("split 'holdout' of 2 rows: kept as an attribute")
+    assert report.remarks[0].startswith("split 'holdout' of 2 rows: kept as an attribute")
     assert rows_of(folder)["1"]["attributes"]["split"] == "holdout"
 
 
@@ -144,21 +144,21 @@ def test_a_list_that_no_layout_knows_is_named(folder: Path, name: str) -> None:
     put(folder, name, b'[{"file": "1.png", "caption": "a cat"}]')
     report = take(folder)
     assert report.added == 1
-    assert report.skipped == [f"{name}: not read, for no layout of docs/data.md is written so"]
+    assert report.remarks == [f"{name}: not read, for no layout of docs/data.md is written so"]
 
 
 def test_of_many_unread_lists_five_are_named(folder: Path) -> None:
     for n in range(8):
         put(folder, f"{n}.png")
         put(folder, f"{n}.json", b"{}")
-    assert take(folder).skipped[0].startswith("0.json, 1.json, 2.json, 3.json, 4.json and 3 more: not read")
+    assert take(folder).remarks[0].startswith("0.json, 1.json, 2.json, 3.json, 4.json and 3 more: not read")
 
 
 def test_a_list_beside_coco_that_is_not_coco_is_named(folder: Path) -> None:
     put(folder, "1.png")
     put(folder, "coco.json", json.dumps({"images": [{"id": 1, "file_name": "1.png"}]}).encode())
     put(folder, "more.json", b'{"1.png": "a cat"}')
-    assert [text.split(":")[0] for text in take(folder).skipped] == ["more.json"]
+    assert [text.split(":")[0] for text in take(folder).remarks] == ["more.json"]
 
 
 def test_what_is_hidden_foreign_or_linked_is_named_and_left_out(folder: Path, tmp_path: Path) -> None:
@@ -167,11 +167,19 @@ def test_what_is_hidden_foreign_or_linked_is_named_and_left_out(folder: Path, tm
     (folder / "cats").symlink_to(tmp_path)
     report = take(folder)
     assert report.added == 1
-    said = "\n".join(report.skipped)
-    assert "cats: a link to a folder is not followed" in said
-    assert "b.heic: left out; convert" in said
-    hidden = next(line for line in report.skipped if line.endswith("left out; hidden"))
+    assert report.skipped == ["b.heic: convert it to PNG or JPEG"]
+    assert report.summary == f"{report.name}: 1 added, 0 unchanged, 1 left out"
+    assert any("cats: a link to a folder is not followed" in line for line in report.remarks)
+    hidden = next(line for line in report.remarks if line.endswith("hidden, and not looked at"))
     assert {"._a.png", "__MACOSX", ".thumbnails"} == set(hidden.partition(":")[0].split(", "))
+
+
+def test_a_side_car_that_cannot_be_read_costs_the_picture_its_caption_alone(folder: Path) -> None:
+    put(folder, "1.png")
+    (folder / "1.txt").mkdir()
+    report = take(folder)
+    assert (report.added, report.skipped) == (1, [])
+    assert report.remarks == [f"{folder / '1.txt'}: is not there, or is no plain file"]
 
 
 def test_a_category_that_coco_does_not_list_is_named(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_attributes_that_no_column_can_be_named_after_are_told(tmp_path: Path) -
     row = {"file_name": "a.png", "source": "camera", "_rowid": 3, "size.cm": 4, "price": 5}
     (folder / "metadata.jsonl").write_text(json.dumps(row))
     report = take(folder)
-    assert [text.split(":")[0] for text in report.skipped] == ["attribute 'source'", "attribute '_rowid'"]
+    assert [text.split(":")[0] for text in report.remarks] == ["attribute 'source'", "attribute '_rowid'"]
 
 
 def lose(picture: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_column_called_file_is_told_and_gives_way_to_the_files_name(tmp_path: 
     rows = [{"file_name": f"{name}.png", "file": "mine"} for name in "ab"]
     (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = take(tmp_path / "set")
-    assert report.skipped == ["attribute 'file': not imported, for the file's name is called so; rename the column"]
+    assert report.remarks == ["attribute 'file': not imported, for the file's name is called so; rename the column"]
     assert {row["attributes"]["file"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")} == {"a.png", "b.png"}
 
 
@@ -147,7 +147,7 @@ def test_an_attribute_of_several_types_is_told_with_the_rarest_ones_place(tmp_pa
     rows = [{"file_name": f"{name}.png", "price": price, "sold": True} for name, price in prices.items()]
     (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = "attribute 'price': text in 1 (b.png), numbers in 2; of several types, it cannot be searched by"
-    assert take(tmp_path / "set").skipped == [told]
+    assert take(tmp_path / "set").remarks == [told]
 
 
 def test_an_id_that_means_another_picture_from_now_on_is_told(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_id_that_means_another_picture_from_now_on_is_told(tmp_path: Path) ->
     take(tmp_path / "set")
     put(tmp_path / "set", "a.jpg", png("blue"))
     told = "mine/a: was a.png and is a.jpg from now on; name items by an id in metadata to keep them"
-    assert take(tmp_path / "set").skipped == [told]
+    assert take(tmp_path / "set").remarks == [told]
 
 
 def test_an_attribute_of_lists_is_told_with_its_place(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_an_attribute_of_lists_is_told_with_its_place(tmp_path: Path) -> None:
     rows = [{"file_name": f"{name}.png", "tags": [name], "size": 3} for name in "ab"]
     (tmp_path / "set/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = "attribute 'tags': lists or objects in 2 (a.png); it cannot be searched by"
-    assert take(tmp_path / "set").skipped == [told]
+    assert take(tmp_path / "set").remarks == [told]
 
 
 def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> None:

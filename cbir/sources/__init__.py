@@ -14,6 +14,7 @@ from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption
 from cbir.sources import coco, folders, openmoji, triplets, webdataset
 from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
 from cbir.sources.files import name_unread
+from cbir.sources.log import ImportLog
 from cbir.sources.merge import ImportReport, merge_source
 from cbir.sources.metadata import METADATA
 
@@ -43,9 +44,9 @@ def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
     try:
         if final.exists():
             shutil.copytree(final, partial, dirs_exist_ok=True, copy_function=os.link)
-        skipped: list[str] = []
-        found, relative = _read_source(source, skipped=skipped)
-        report = merge_source(found, relative, name=name, folder=partial, skipped=skipped)
+        log = ImportLog()
+        found, relative = _read_source(source, log=log)
+        report = merge_source(found, relative, name=name, folder=partial, log=log)
         same = all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE))
         if not same or report.restored:
             exchange(partial, final, aside=partial_root / "old" / name)
@@ -67,19 +68,19 @@ def _choose_name(source: str, name: str | None) -> str:
     return chosen
 
 
-def _read_source(source: str, *, skipped: list[str]) -> tuple[Iterator[tuple[RawItem, bytes]], list[RelativeCaption]]:
+def _read_source(source: str, *, log: ImportLog) -> tuple[Iterator[tuple[RawItem, bytes]], list[RelativeCaption]]:
     """Metadata beats triplets, triplets beat annotations, annotations beat shards, shards beat loose pictures."""
     if source == "openmoji":
         return openmoji.read_items(), openmoji.read_relative()
     folder = Path(source)
     if any((folder / name).exists() for name in METADATA):
-        return folders.read_items(folder, skipped=skipped), []
+        return folders.read_items(folder, log=log), []
     if captions := triplets.find_captions(folder):
-        return triplets.read_items(folder, captions, skipped=skipped), triplets.read_relative(captions)
+        return triplets.read_items(folder, captions, log=log), triplets.read_relative(captions)
     annotations = coco.find_annotations(folder)
     if not annotations and (shards := webdataset.find_shards(folder)):
-        return webdataset.read_items(shards, skipped=skipped), []
-    name_unread(folder, read=annotations, skipped=skipped)
+        return webdataset.read_items(shards, log=log), []
+    name_unread(folder, read=annotations, log=log)
     if annotations:
-        return coco.read_items(folder, annotations, skipped=skipped), []
-    return folders.read_items(folder, skipped=skipped), []
+        return coco.read_items(folder, annotations, log=log), []
+    return folders.read_items(folder, log=log), []

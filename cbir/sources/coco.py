@@ -11,7 +11,8 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
-from cbir.sources.files import list_files, name_item, read_picture
+from cbir.sources.files import list_files, name_item, read_file
+from cbir.sources.log import ImportLog
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 Entry = dict[str, Any]
@@ -23,21 +24,21 @@ def find_annotations(folder: Path) -> list[Path]:
     return [path for path in paths if _looks_right(path)]
 
 
-def read_items(folder: Path, annotations: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``skipped``.
+def read_items(folder: Path, annotations: list[Path], *, log: ImportLog) -> Iterator[tuple[RawItem, bytes]]:
+    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``log``.
 
     Raises:
         SourceError: a file is malformed, or none of the pictures is there.
     """
-    pictures = _list_pictures(folder, skipped=skipped)
+    pictures = _list_pictures(folder, log=log)
     found = False
     for item in _gather(annotations):
         path = _find_picture(folder, item.file_name, pictures)
         if path is None:
-            skipped.append(f"{item.file_name}: named in the annotations, but not in the folder, or there twice")
+            log.skipped.append(f"{item.file_name}: named in the annotations, but not in the folder, or there twice")
             continue
         found = True
-        if (data := read_picture(path, name=item.file_name, skipped=skipped)) is not None:
+        if (data := read_file(path, name=item.file_name, told=log.skipped)) is not None:
             yield item, data
     if not found:
         raise SourceError(f"None of the pictures that the annotations name is below {folder}; put them there.")
@@ -146,10 +147,10 @@ def _merge(one: RawItem, other: RawItem) -> RawItem:
     )
 
 
-def _list_pictures(folder: Path, *, skipped: list[str]) -> dict[str, Path | None]:
+def _list_pictures(folder: Path, *, log: ImportLog) -> dict[str, Path | None]:
     """Files by their bare name; None where two folders hold the name, for then it says too little."""
     pictures: dict[str, Path | None] = {}
-    for path in list_files(folder, skipped=skipped):
+    for path in list_files(folder, log=log):
         if path.suffix.lower() != ".json":
             pictures[path.name] = None if path.name in pictures else path
     return pictures

@@ -13,6 +13,7 @@ from cbir.errors import SourceError
 from cbir.progress import follow
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
+from cbir.sources.log import ImportLog
 
 FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What an import did: items and relative captions added, items already there, and what was left out and why.
+    """What an import did: items and relative captions added, items already there, and what its log says.
 
     ``restored``: pictures that were lost or damaged since an earlier import, and are whole again.
     """
@@ -33,6 +34,7 @@ class ImportReport:
     added: int
     unchanged: int
     skipped: list[str]
+    remarks: list[str]
     relative: int = 0
     restored: int = 0
 
@@ -50,38 +52,39 @@ def merge_source(
     *,
     name: str,
     folder: Path,
-    skipped: list[str],
+    log: ImportLog,
 ) -> ImportReport:
     """Add items, their files and relative captions to what lies in ``folder``; nothing that is there goes.
 
-    A malformed line of an earlier import is dropped and named in ``skipped``, and so is text that is no Unicode.
+    A malformed line of an earlier import is dropped and named in ``log``, and so is text that is no Unicode.
 
     Raises:
         SourceError: there is no item, before or now; or the source is malformed.
     """
-    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, skipped=skipped)}
-    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, skipped=skipped)}
+    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, log=log)}
+    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, log=log)}
     pairs_before = len(pairs)
-    added, restored = _add_items(rows, found, name=name, folder=folder, skipped=skipped)
+    added, restored = _add_items(rows, found, name=name, folder=folder, log=log)
     if not rows:
-        first = f"; the first: {skipped[0]}" if skipped else ""
+        first = "".join(f"; the first: {text}" for text in [*log.skipped, *log.remarks][:1])
         raise SourceError(f"There is no picture that can be imported{first}; see the layouts in docs/data.md.")
     write_jsonl(folder / RAW_ITEMS, (rows[key] for key in sorted(rows)))
-    _add_relative(pairs, relative, name=name, known=rows.keys(), skipped=skipped)
+    _add_relative(pairs, relative, name=name, known=rows.keys(), log=log)
     if pairs or (folder / RAW_RELATIVE).exists():
         write_jsonl(folder / RAW_RELATIVE, pairs.values())
     return ImportReport(
         name=name,
         added=added,
         unchanged=len(rows) - added,
-        skipped=[text.encode("utf-8", "backslashreplace").decode() for text in skipped],
+        skipped=_make_printable(log.skipped),
+        remarks=_make_printable(log.remarks),
         relative=len(pairs) - pairs_before,
         restored=restored,
     )
 
 
 def _read_earlier(
-    path: Path, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...], *, skipped: list[str]
+    path: Path, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...], *, log: ImportLog
 ) -> list[Row]:
     """Rows of an earlier import, without those that ``kind`` is not made of, or whose ``texts`` are no text."""
     rows = []
@@ -90,7 +93,7 @@ def _read_earlier(
         if row is not None:
             rows.append(row)
         elif line.strip():
-            skipped.append(f"line {n} of the {path.name} that was there: malformed, and dropped")
+            log.skipped.append(f"line {n} of the {path.name} that was there: malformed, and dropped")
     return rows
 
 
@@ -103,19 +106,24 @@ def _parse(line: bytes, kind: Callable[..., RawItem | RelativeCaption], texts: t
     return row if all(isinstance(row[name], str) for name in texts) else None
 
 
+def _make_printable(lines: Iterable[str]) -> list[str]:
+    """Names of files need not be Unicode."""
+    return [text.encode("utf-8", "backslashreplace").decode() for text in lines]
+
+
 def _key(row: Row) -> tuple[str, str, str]:
     return row["reference_id"], row["caption"], row["target_id"]
 
 
 def _add_items(
-    rows: dict[str, Row], found: Iterable[tuple[RawItem, bytes]], *, name: str, folder: Path, skipped: list[str]
+    rows: dict[str, Row], found: Iterable[tuple[RawItem, bytes]], *, name: str, folder: Path, log: ImportLog
 ) -> tuple[int, int]:
     """How many rows are new or changed, and how many files of others had to be written again."""
     added = restored = 0
     hidden: dict[str, None] = {}
     for item, data in follow(found, description=f"import {name}"):
         if not _is_unicode(item):
-            skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
+            log.skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
             continue
         hidden |= dict.fromkeys(key for key in item.attributes if name_column(key) is None)
         if FILE in item.attributes:
@@ -125,15 +133,15 @@ def _add_items(
         before = rows.get(row["id"], row)
         was, now = ((one.get("attributes") or {}).get(FILE) for one in (before, row))
         if was and was != now:
-            skipped.append(
+            log.remarks.append(
                 f"{row['id']}: was {was} and is {now} from now on; name items by an id in metadata to keep them"
             )
         new = rows.get(row["id"]) != row
         added += new
         restored += wrote and not new
         rows[row["id"]] = row
-    named = [f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden]
-    skipped[:0] = [*_name_mixed(rows.values()), *named]
+    log.remarks.extend(_name_mixed(rows.values()))
+    log.remarks.extend(f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden)
     return added, restored
 
 
@@ -204,7 +212,7 @@ def _add_relative(
     *,
     name: str,
     known: Iterable[str],
-    skipped: list[str],
+    log: ImportLog,
 ) -> None:
     """Those with both ends imported, now or before."""
     ids = set(known)
@@ -213,8 +221,8 @@ def _add_relative(
         if not ids.issuperset((row["reference_id"], row["target_id"])):
             continue
         if row["reference_id"] == row["target_id"]:
-            skipped.append(f"relative caption of {pair.reference_id}: it leads to the same picture")
+            log.skipped.append(f"relative caption of {pair.reference_id}: it leads to the same picture")
         elif _is_unicode(pair):
             pairs.setdefault(_key(row), row)
         else:
-            skipped.append(f"relative caption of {pair.reference_id}: no valid Unicode")
+            log.skipped.append(f"relative caption of {pair.reference_id}: no valid Unicode")

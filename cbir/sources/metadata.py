@@ -14,7 +14,8 @@ import pandas as pd
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
-from cbir.sources.files import name_item, read_picture
+from cbir.sources.files import name_item, read_file
+from cbir.sources.log import ImportLog
 from cbir.sources.splits import NAMES, name_split
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -24,20 +25,20 @@ TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
 Row = dict[str, Any]
 
 
-def find_metadata(files: list[Path], *, skipped: list[str]) -> list[Path]:
-    """One a folder; it speaks for all that is below, so that one further below is named in ``skipped``."""
+def find_metadata(files: list[Path], *, log: ImportLog) -> list[Path]:
+    """One a folder; it speaks for all that is below, so that one further below is named in ``log``."""
     found: dict[Path, Path] = {}
     for name in METADATA:
         for path in files:
             if path.name == name:
                 found.setdefault(path.parent, path)
     hidden = [folder for folder in found if any(above in found for above in folder.parents)]
-    skipped.extend(f"{found.pop(folder)}: not read, for a folder above it has metadata" for folder in hidden)
+    log.remarks.extend(f"{found.pop(folder)}: not read, for a folder above it has metadata" for folder in hidden)
     return sorted(found.values())
 
 
 def read_listed(
-    folder: Path, metadata: list[Path], *, splits: dict[str, str | None], skipped: list[str]
+    folder: Path, metadata: list[Path], *, splits: dict[str, str | None], log: ImportLog
 ) -> Iterator[tuple[RawItem, bytes]]:
     """Items and file bytes; ``file_name`` is relative to the folder of its metadata.
 
@@ -51,7 +52,7 @@ def read_listed(
         for number, row in enumerate(_read_rows(path), start=1):
             name = _read_name(row, path, number=number, folder=folder)
             if not os.path.isfile(folder / name):
-                skipped.append(f"{name}: named in {path.name}, but not in the folder")
+                log.skipped.append(f"{name}: named in {path.name}, but not in the folder")
                 continue
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise SourceError(f"{path} names {name!r}, outside {folder}; move the picture below the folder.")
@@ -63,11 +64,11 @@ def read_listed(
             if item.id in seen:
                 raise SourceError(f"{path} names the id {item.id!r} twice; make ids unique, or leave the column out.")
             seen.add(item.id)
-            if (data := read_picture(folder / name, name=name, skipped=skipped)) is not None:
+            if (data := read_file(folder / name, name=name, told=log.skipped)) is not None:
                 yield item, data
     for value, rows in unknown.items():
         known = ", ".join(NAMES)
-        skipped.insert(0, f"split {value} of {rows} rows: kept as an attribute, for no split is named so; use {known}")
+        log.remarks.append(f"split {value} of {rows} rows: kept as an attribute, for no split is named so; use {known}")
 
 
 def _read_name(row: Row, path: Path, *, number: int, folder: Path) -> str:

@@ -18,7 +18,8 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem, RelativeCaption
-from cbir.sources.files import PICTURES, list_files, read_picture
+from cbir.sources.files import PICTURES, list_files, read_file
+from cbir.sources.log import ImportLog
 
 NAME = re.compile(r"cap\.(rc2|dress|shirt|toptee)\.(train|val)\.json")
 SPLITS = {"train": "train", "val": "test"}  # the targets of their own test splits are not public
@@ -40,15 +41,15 @@ def find_captions(folder: Path) -> list[Path]:
     return sorted(path for path in paths if NAME.fullmatch(path.name))
 
 
-def read_items(folder: Path, captions: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``skipped``.
+def read_items(folder: Path, captions: list[Path], *, log: ImportLog) -> Iterator[tuple[RawItem, bytes]]:
+    """Items and file bytes; a picture that is named but not there, or cannot be read, is named in ``log``.
 
     A picture of both splits is a test item.
 
     Raises:
         SourceError: a file is malformed, or none of the pictures is there.
     """
-    files = list_files(folder, skipped=skipped)
+    files = list_files(folder, log=log)
     pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
     seen = False
     for name, found in sorted(_gather(captions).items()):
@@ -56,12 +57,12 @@ def read_items(folder: Path, captions: list[Path], *, skipped: list[str]) -> Ite
         there = named is not None and os.path.isfile(named) and named.resolve().is_relative_to(folder.resolve())
         path = named if there else pictures.get(name)
         if path is None:
-            skipped.append(f"{name}: named in the captions or splits, but not in the folder")
+            log.skipped.append(f"{name}: named in the captions or splits, but not in the folder")
             continue
         seen = True
         split = "test" if "test" in found.splits else "train"
         file_name = path.relative_to(folder).as_posix()
-        if (data := read_picture(path, name=file_name, skipped=skipped)) is not None:
+        if (data := read_file(path, name=file_name, told=log.skipped)) is not None:
             yield RawItem(id=name, file_name=file_name, labels=sorted(found.labels), split=split), data
     if not seen:
         raise SourceError(f"None of the pictures that the captions name is below {folder}; put them there.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.log import ImportLog
 
 PICTURES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"}
 
@@ -20,8 +21,8 @@ def find_shards(source: Path) -> list[Path]:
     return [source] if source.suffix == ".tar" and source.is_file() else sorted(source.glob("*.tar"))
 
 
-def read_items(shards: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawItem, bytes]]:
-    """Items and file bytes, one sample in memory at a time; a sample without a picture is named in ``skipped``.
+def read_items(shards: list[Path], *, log: ImportLog) -> Iterator[tuple[RawItem, bytes]]:
+    """Items and file bytes, one sample in memory at a time; a sample without a picture is named in ``log``.
 
     Raises:
         SourceError: a shard cannot be read, a key is there twice, or no sample has a picture.
@@ -31,7 +32,7 @@ def read_items(shards: list[Path], *, skipped: list[str]) -> Iterator[tuple[RawI
         for key, parts in _read_samples(shard):
             ending = next((ending for ending in parts if ending in PICTURES), None)
             if ending is None:
-                skipped.append(f"{key}: has no picture in {shard.name}")
+                log.skipped.append(f"{key}: has no picture in {shard.name}")
                 continue
             if key in seen:
                 raise SourceError(f"{shard} holds the key {key!r} again; keys must be unique over all shards.")
