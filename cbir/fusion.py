@@ -1,13 +1,14 @@
 """How tower outputs become one vector.
 
-A vector has two parts. The label part is what kernel regression says of the labels; it is what makes items of a kind
+A vector has three parts. The label part is what kernel regression says of the labels; it is what makes items of a kind
 lie together. The instance part tells them apart. It is the words that the regression reads off a picture, or that a
 text has, beside a projection of them and of the tower outputs, which attends over the grid tokens and the text tokens;
 what it finds, and what the two modalities say together, are added through branches that start at zero. The projection
-is trained with the words beside it, so it learns what they do not know.
+is trained with the words beside it, so it learns what they do not know. The appearance part is the picture's own
+features, whitened by what near duplicates and variants differ in: it finds the same thing again, whatever it means.
 
 Shapes: B batch, G grid cells, T text tokens, V visual width, W text width, S and R widths of the image and the text
-summary, L width of the label part, E evidence, D width of the instance part.
+summary, L width of the label part, K of the appearance part, E evidence, D width of the instance part.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class FusionConfig:
     """The sizes a fusion module is built with.
 
     ``words``: components of the text summary that are read off a picture; the first ``kept`` are part of the vector.
-    ``classes``: those that the visual tower can name. ``label_shares``: length of the label part where one modality is
-    there, and where both are; the instance part has length 1. ``late``: shares of signals that are fused late.
+    ``classes``: those that the visual tower can name. ``appearance``: width of that part. ``label_shares``,
+    ``appearance_shares``: length of these parts where one modality is there, and where both are; the instance part has
+    length 1. ``late``: shares of signals that are fused late.
     """
 
     visual_width: int
@@ -50,9 +52,11 @@ class FusionConfig:
     words: int
     kept: int
     classes: int
+    appearance: int
     image_landmarks: int
     text_landmarks: int
     label_shares: tuple[float, float]
+    appearance_shares: tuple[float, float]
     similarity: Similarity
     late: dict[str, float]
 
@@ -89,8 +93,8 @@ class Fusion(nn.Module):
         self, config: FusionConfig, *, visual: VisualShape, text: TextShape, dropout: float = 0.0, heads: int = 4
     ) -> None:
         super().__init__()
-        self.heads, self.label_shares = heads, config.label_shares
-        self.similarity = config.similarity
+        self.heads, self.similarity = heads, config.similarity
+        self.label_shares, self.appearance_shares = config.label_shares, config.appearance_shares
         self.labels, self.words = config.labels, config.words
         self.head_width, self.raw_from = visual.blocks[0][0], visual.stages_from
         raw = self.head_width + visual.summary - self.raw_from
@@ -101,6 +105,7 @@ class Fusion(nn.Module):
         self.text_head = KernelHead(blocks=text.blocks, landmarks=config.text_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(text.summary, config.words).requires_grad_(False)
         self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
+        self.appearance = nn.Linear(raw, config.appearance).requires_grad_(False)
         self.image = nn.Linear(outputs + raw, width)
         self.text = nn.Linear(outputs, width)
         self.image_residual = _zero_residual(outputs + raw, width, dropout=dropout)
@@ -113,7 +118,11 @@ class Fusion(nn.Module):
         self.found = _zero_linear(ATTENTION, width)
         self.mix = _zero_residual(3 * width, width, dropout=dropout, dropout_in=0.0)
         self.late = LateFusion(
-            shares=config.late, places=visual.signals, dimensions=config.dimensions, similarity=config.similarity
+            shares=config.late,
+            places=visual.signals,
+            width=config.dimensions + config.appearance,
+            dimensions=config.dimensions,
+            similarity=config.similarity,
         )
         self.trust = _zero_linear(outputs + config.labels, 1)
         self.hear = _zero_linear(2 * config.words, 2)
@@ -136,13 +145,17 @@ class Fusion(nn.Module):
         raw = torch.cat([0.5 * F.normalize(head, dim=1), F.normalize(levels, dim=1)], dim=1)
         image_BL = image_BO[:, : self.labels]
         words = image_BO[:, self.labels :] + NAMED * self.named(image_BS[:, : self.head_width])
-        own_words = self.read_words(self.text_head.normalise(text_BR))
         return Evidence(
             image_BE=GAIN * torch.cat([LABEL_EVIDENCE * image_BL, words, RAW_EVIDENCE * raw], dim=1),
-            text_BE=GAIN * torch.cat([LABEL_EVIDENCE * text_BL, own_words], dim=1),
+            text_BE=self.read(text_BR, text_BL=text_BL),
             image_BL=image_BL,
             text_BL=text_BL,
         )
+
+    def read(self, text_BR: torch.Tensor, *, text_BL: torch.Tensor) -> torch.Tensor:
+        """The evidence of texts alone, (B, E)."""
+        own_words = self.read_words(self.text_head.normalise(text_BR))
+        return GAIN * torch.cat([LABEL_EVIDENCE * text_BL, own_words], dim=1)
 
     @property
     def instance_width(self) -> int:
@@ -178,11 +191,19 @@ class Fusion(nn.Module):
         return WORDS_SHARE * heard_B2[:, 1:] * F.normalize(said_BW, dim=1)[:, : self.kept]
 
     def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
-        """The whole vector: the label part, longer where both modalities are there, then the instance part."""
-        alone, both = self.label_shares
-        share_B1 = alone + (both - alone) * (tokens.has_image_B & tokens.has_text_B)[:, None]
-        whole_BD = torch.cat([share_B1 * self.judge_labels(evidence, tokens=tokens), instance_BD], dim=1)
-        return self._finish(whole_BD)
+        """The whole vector: the label part, the instance part, the appearance part."""
+        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None]
+        label_B1, look_B1 = (
+            alone + (both - alone) * both_B1 for alone, both in (self.label_shares, self.appearance_shares)
+        )
+        label_BL = label_B1 * self.judge_labels(evidence, tokens=tokens)
+        look_BK = look_B1 * self.look(evidence) * tokens.has_image_B[:, None]
+        return self._finish(torch.cat([label_BL, instance_BD, look_BK], dim=1))
+
+    def look(self, evidence: Evidence) -> torch.Tensor:
+        """The appearance part, unit vectors (B, K), whatever is said of the picture."""
+        raw_BE = evidence.image_BE[:, self.labels + self.words :]
+        return F.normalize(self.appearance(raw_BE), dim=1)
 
     def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""

@@ -4,7 +4,7 @@ The dot product of two vectors that are put end to end is the sum of the dot pro
 of scores (late fusion; Snoek, Worring & Smeulders 2005, Early versus late fusion in semantic video analysis) needs no
 second index and no second search. Of a row without a picture that part is zero.
 
-Shapes: B batch, S width of the image's summary, P width of all signals, D dimensions of the fused vector, T = D + P.
+Shapes: B batch, S width of the image's summary, W of the fused vector, P width of all signals, T = W + P, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXTURES = frozenset({"patterns", "gabor"})
 
 
 class LateFusion(nn.Module):
-    """The fused vector and the signals of ``shares`` -> vectors of as many dimensions as the fused one.
+    """The fused vector, of ``width``, and the signals of ``shares`` -> vectors of ``dimensions``, once it is ordered.
 
     ``shares``: of the score that each signal has where that of the fused vector is 1. ``places``: of the signals in the
     summary. Without a share the fused vector is turned, and nothing else.
@@ -33,26 +33,35 @@ class LateFusion(nn.Module):
     scale_P: torch.Tensor
 
     def __init__(
-        self, *, shares: Mapping[str, float], places: Mapping[str, slice], dimensions: int, similarity: Similarity
+        self,
+        *,
+        shares: Mapping[str, float],
+        places: Mapping[str, slice],
+        width: int,
+        dimensions: int,
+        similarity: Similarity,
     ) -> None:
         super().__init__()
         self.similarity, self.dimensions = similarity, dimensions
         self.signals = [(name, places[name], share) for name, share in shares.items() if share > 0]
         self.widths = [place.stop - place.start for _, place, _ in self.signals]
-        width = sum(self.widths)
-        self.register_buffer("mean_P", torch.zeros(width))
-        self.register_buffer("scale_P", torch.ones(width))
-        self.register_buffer("turn_TD", torch.eye(dimensions + width))
+        signals = sum(self.widths)
+        self.register_buffer("mean_P", torch.zeros(signals))
+        self.register_buffer("scale_P", torch.ones(signals))
+        self.register_buffer("turn_TD", torch.eye(width + signals))
 
-    def forward(self, fused_BD: torch.Tensor, image_BS: torch.Tensor, *, has_image_B: torch.Tensor) -> torch.Tensor:
+    def forward(self, fused_BW: torch.Tensor, image_BS: torch.Tensor, *, has_image_B: torch.Tensor) -> torch.Tensor:
         """Fused vectors, of unit length for the cosine, and the image summaries that they were made from."""
-        if not self.signals:
-            return fused_BD @ self.turn_TD
+        heard = self._hear(image_BS) if self.signals else []
+        vector_BT = torch.cat([fused_BW, *(part * has_image_B[:, None] for part in heard)], dim=1)
+        vector_BD = vector_BT @ self.turn_TD
+        return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
+
+    def _hear(self, image_BS: torch.Tensor) -> list[torch.Tensor]:
+        """Each signal, as long as the root of its share."""
         centred_BP = (self._cut(image_BS) - self.mean_P) / self.scale_P
         parts = torch.split(centred_BP, self.widths, dim=1)
-        heard = [share**0.5 * F.normalize(part, dim=1) for part, (_, _, share) in zip(parts, self.signals, strict=True)]
-        vector_BD = torch.cat([fused_BD, torch.cat(heard, dim=1) * has_image_B[:, None]], dim=1) @ self.turn_TD
-        return F.normalize(vector_BD, dim=1) if self.similarity == "cosine" else vector_BD
+        return [share**0.5 * F.normalize(part, dim=1) for part, (_, _, share) in zip(parts, self.signals, strict=True)]
 
     def fit(self, image_NS: torch.Tensor) -> None:
         """Let the mean picture of the catalogue say nothing."""
@@ -69,8 +78,8 @@ class LateFusion(nn.Module):
         """Turn the space so that its first dimensions say most of ``vector_NT``, this module's own output.
 
         The first 64 or 128 then do on their own (as those of Kusupati et al. 2022, Matryoshka representation learning):
-        of all of that number the principal directions keep most of the vectors' dot products (Eckart & Young 1936). No
-        comparison changes, but that of late signals' vectors, of which the first ``dimensions`` are kept.
+        of all of that number the principal directions keep most of the vectors' dot products (Eckart & Young 1936). Of
+        what is wider than ``dimensions`` the first so many are kept.
         """
         vector_NT = vector_NT.double()
         strength, directions = torch.linalg.eigh(vector_NT.T @ vector_NT)

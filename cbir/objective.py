@@ -1,12 +1,13 @@
 """What the fusion is trained on, and towards: the views of each item, its labels, and relative captions.
 
 Shapes: N items, P training items, B batch, L labels, C components of them, E evidence, D dimensions of the instance
-part.
+part; of words, U texts, T tokens, W width, R width of the summary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,13 +17,13 @@ import torch.nn.functional as F
 
 from cbir.clusters import number_labels, number_twins
 from cbir.encoder import Features
-from cbir.features import first_captions, keep_modalities, replace_words, select_rows
+from cbir.features import first_captions, keep_modalities, select_rows
 from cbir.fusing import make_tokens
 from cbir.fusion import Evidence, Fusion, Tokens
 from cbir.losses import info_nce, proxy_loss
 from cbir.metric_losses import SHARED, make_pair_loss
 from cbir.params import TrainParams
-from cbir.start import assemble_evidence, find_basis
+from cbir.start import find_basis
 from cbir.towers.run import Towers
 
 PROXY_TEMPERATURE = 0.15
@@ -51,15 +52,16 @@ class TrainingData:
 
 
 class RelativeWords:
-    """Relative captions of the training items, their words read once by the text tower."""
+    """Relative captions of the training items, their words read once by the text tower: tokens, mask and summary."""
 
-    def __init__(self, data: TrainingData, pairs: list[tuple[int, str, int]], *, towers: Towers) -> None:
+    def __init__(self, pairs: list[tuple[int, str, int]], *, towers: Towers) -> None:
         words = sorted({caption for _, caption, _ in pairs})
+        place = {caption: n for n, caption in enumerate(words)}
         self.reference = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
-        self.word = np.array([words.index(caption) for _, caption, _ in pairs], dtype=np.int64)
+        self.word = np.array([place[caption] for _, caption, _ in pairs], dtype=np.int64)
         self.target = np.array([target for _, _, target in pairs], dtype=np.int64)
         if words:
-            self.features = replace_words(select_rows(data.features, np.zeros(len(words), np.int64)), towers, words)
+            self.tokens_UTW, self.mask_UT, self.text_UR = towers.read(words)
 
 
 class Objective:
@@ -83,7 +85,10 @@ class Objective:
         width = fusion.instance_width
         self.proxy_LD = torch.nn.Parameter(F.normalize(torch.randn(self.label_NL.shape[1], width), dim=1))
         if len(relative.word):
-            self.words = assemble_evidence(fusion, relative.features)
+            text_UR = torch.from_numpy(relative.text_UR)
+            with torch.no_grad():
+                self.text_UL = fusion.text_head(text_UR)
+                self.text_UE = fusion.read(text_UR, text_BL=self.text_UL)
 
     def __call__(self, batch: np.ndarray, *, rng: np.random.Generator) -> torch.Tensor:
         """The loss of the items at ``batch``, and of relative captions drawn by ``rng``."""
@@ -123,24 +128,16 @@ class Objective:
         """InfoNCE from reference picture and words to the target as the index holds it, picture and caption."""
         relative = self.relative
         reference, word, target = relative.reference[pairs], relative.word[pairs], relative.target[pairs]
-        asked_evidence = self.evidence.select(torch.from_numpy(reference))
-        words = self.words.select(torch.from_numpy(word))
-        asked_evidence = Evidence(
-            image_BE=asked_evidence.image_BE,
-            image_BL=asked_evidence.image_BL,
-            text_BE=words.text_BE,
-            text_BL=words.text_BL,
+        asked_evidence = replace(
+            self.evidence.select(torch.from_numpy(reference)), text_BE=self.text_UE[word], text_BL=self.text_UL[word]
         )
-        pictures, spoken = select_rows(self.data.features, reference), select_rows(relative.features, word)
-        asked = Features(
-            image_BS=pictures.image_BS,
-            grid_BGV=pictures.grid_BGV,
-            has_image_B=pictures.has_image_B,
-            text_BR=spoken.text_BR,
-            captions_BR=spoken.captions_BR,
-            tokens_BTW=spoken.tokens_BTW,
-            token_mask_BT=spoken.token_mask_BT,
-            has_text_B=spoken.has_text_B,
+        asked = replace(
+            select_rows(self.data.features, reference),
+            text_BR=relative.text_UR[word],
+            captions_BR=relative.text_UR[word],
+            tokens_BTW=relative.tokens_UTW[word],
+            token_mask_BT=relative.mask_UT[word],
+            has_text_B=np.ones(len(word), bool),
         )
         answer = make_tokens(select_rows(self.data.indexed, target))
         return self._match_targets(

@@ -1,18 +1,20 @@
 """Where a fusion's projections start, in closed form.
 
-Shapes: N items, P pairs of them, C copies of each, E evidence, K directions.
+Shapes: N items, P pairs of them, C copies of each, E evidence, F features, K directions.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import nn
 
 from cbir.fusion import Evidence, Fusion
 
-WITHIN_RIDGE = 0.1  # of the covariance of what changes do, as a share of its mean variance
+WITHIN_RIDGE = 0.1  # of the covariance that is whitened by, as a share of its mean variance
 MATES_WEIGHT = 0.05  # of what near duplicates and variants differ in, beside what changes do
+PRIOR_PAIRS = 30  # of near duplicates or variants, that the covariance of all pictures stands for
 
 
 def align_projections(fusion: Fusion, image_NE: torch.Tensor, text_NE: torch.Tensor) -> None:
@@ -45,11 +47,8 @@ def spread_projections(fusion: Fusion, evidence: Evidence, has_image_N: np.ndarr
             if len(row_NE) < 2:
                 continue
             mean_E = row_NE.mean(0)
-            directions = torch.linalg.svd(row_NE - mean_E, full_matrices=False)[2]
-            kept = min(len(directions), linear.out_features)
-            linear.weight.zero_()
-            linear.weight[:kept] = directions[:kept]
-            linear.bias.copy_(-linear.weight @ mean_E)
+            directions_KE = _find_directions(row_NE - mean_E, most=linear.out_features)
+            _set_linear(linear, directions_KE, mean_E)
             if fusion.similarity != "cosine":
                 _scale_to_unit(linear, row_NE)
 
@@ -63,24 +62,72 @@ def whiten_changes(fusion: Fusion, image_NE: torch.Tensor, *, copy_CNE: torch.Te
     """
     with torch.no_grad():
         mean_E = image_NE.mean(0)
-        directions_KE = torch.linalg.svd(image_NE - mean_E, full_matrices=False)[2][: fusion.image.out_features]
+        directions_KE = _find_directions(image_NE - mean_E, most=fusion.image.out_features)
         within_KK = _spread(copy_CNE - image_NE, directions_KE)
         if len(mate_P2):
-            one, other = torch.from_numpy(mate_P2).T
-            within_KK = within_KK + MATES_WEIGHT * _spread(image_NE[one] - image_NE[other], directions_KE)
-        ridge = WITHIN_RIDGE * within_KK.diagonal().mean()
-        strength_K, turn_KK = torch.linalg.eigh(within_KK + ridge * torch.eye(len(within_KK)))
-        whiten_KK = turn_KK / strength_K.sqrt() @ turn_KK.T
-        fusion.image.weight.zero_()
-        fusion.image.weight[: len(directions_KE)] = whiten_KK @ directions_KE
-        fusion.image.bias.copy_(-fusion.image.weight @ mean_E)
+            within_KK = within_KK + MATES_WEIGHT * _spread(_subtract(image_NE, mate_P2), directions_KE)
+        _set_linear(fusion.image, _whiten(within_KK) @ directions_KE, mean_E)
         _scale_to_unit(fusion.image, image_NE)
 
 
-def _spread(difference_E: torch.Tensor, directions_KE: torch.Tensor) -> torch.Tensor:
-    """Second moments (K, K) of differences (..., E) along the directions."""
-    seen_PK = (difference_E @ directions_KE.T).flatten(0, -2)
+def whiten_appearance(fusion: Fusion, image_NE: torch.Tensor, *, mate_P2: np.ndarray) -> None:
+    """Let the appearance part tell pictures apart and not near duplicates and variants, whose rows ``mate_P2`` pairs.
+
+    As ``whiten_changes``, by what such pairs differ in. The fewer there are, the more it is by what all pictures differ
+    in, as which variants are then expected to vary.
+    """
+    with torch.no_grad():
+        raw_NF = image_NE[:, -fusion.appearance.in_features :]
+        mean_F = raw_NF.mean(0)
+        directions_KF = _find_directions(raw_NF - mean_F, most=fusion.appearance.out_features)
+        within_KK = PRIOR_PAIRS * _spread(raw_NF - mean_F, directions_KF)
+        if len(mate_P2):
+            within_KK = within_KK + len(mate_P2) * _spread(_subtract(raw_NF, mate_P2), directions_KF)
+        _set_linear(fusion.appearance, _whiten(within_KK) @ directions_KF, mean_F)
+
+
+def find_directions(row_NF: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The at most ``most`` directions in which rows vary most, (K, F), and their singular values (K,), greatest first.
+
+    By the eigenvectors of the Gram matrix, in double precision: of a tall matrix that is several times as fast as its
+    singular value decomposition.
+    """
+    wide_NF = row_NF.astype(np.float64)
+    last = wide_NF.shape[1] - 1
+    kept = min(most, *wide_NF.shape)
+    if not kept:
+        return np.zeros((0, wide_NF.shape[1])), np.zeros(0)
+    square_K, direction_FK = scipy.linalg.eigh(wide_NF.T @ wide_NF, subset_by_index=[last - kept + 1, last])
+    return direction_FK.T[::-1], np.sqrt(np.maximum(square_K[::-1], 0))
+
+
+def _find_directions(row_NF: torch.Tensor, *, most: int) -> torch.Tensor:
+    return torch.from_numpy(find_directions(row_NF.numpy(), most=most)[0].astype(np.float32))
+
+
+def _set_linear(linear: nn.Linear, weight_KF: torch.Tensor, mean_F: torch.Tensor) -> None:
+    """Let the first outputs be ``weight_KF`` times what differs from the mean, the others zero."""
+    linear.weight.zero_()
+    linear.weight[: len(weight_KF)] = weight_KF
+    linear.bias.copy_(-linear.weight @ mean_F)
+
+
+def _subtract(row_NF: torch.Tensor, pair_P2: np.ndarray) -> torch.Tensor:
+    one, other = torch.from_numpy(pair_P2).T
+    return row_NF[one] - row_NF[other]
+
+
+def _spread(difference_F: torch.Tensor, directions_KF: torch.Tensor) -> torch.Tensor:
+    """Second moments (K, K) of differences (..., F) along the directions."""
+    seen_PK = (difference_F @ directions_KF.T).flatten(0, -2)
     return seen_PK.T @ seen_PK / len(seen_PK)
+
+
+def _whiten(within_KK: torch.Tensor) -> torch.Tensor:
+    """The inverse root of a covariance."""
+    ridge = WITHIN_RIDGE * within_KK.diagonal().mean()
+    strength_K, turn_KK = torch.linalg.eigh(within_KK + ridge * torch.eye(len(within_KK)))
+    return turn_KK / strength_K.sqrt() @ turn_KK.T
 
 
 def _scale_to_unit(linear: nn.Linear, row_NE: torch.Tensor) -> None:

@@ -18,10 +18,11 @@ from cbir.fusing import build_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
 from cbir.kernel import BLOCK, Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
-from cbir.projections import align_projections, spread_projections, whiten_changes
+from cbir.projections import align_projections, find_directions, spread_projections, whiten_appearance, whiten_changes
 from cbir.towers.shape import GRID_CELLS, TowerShapes
 
 WORDS = 512
+APPEARANCE = 256
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def start_fusion(
         words=len(words.components_WR),
         kept=min(len(words.components_WR), params.dimensions // 3),
         classes=len(classes.bias_C),
+        appearance=0 if copies else min(APPEARANCE, params.dimensions),
         image_landmarks=len(image_head.landmark_MC),
         text_landmarks=len(text_head.landmark_MC),
         label_shares=(params.label_share_alone, params.label_share_both),
+        appearance_shares=(params.appearance_share_alone, params.appearance_share_both),
         similarity=params.similarity,
         late={str(name): share for name, share in params.late.items()},
     )
@@ -96,6 +99,9 @@ def start_fusion(
         copy_CNE = torch.stack([assemble_evidence(fusion, one).image_BE for one in copies])
         whiten_changes(fusion, evidence.image_BE, copy_CNE=copy_CNE, mate_P2=pair_mates(cluster_N))
         return fusion, config, evidence
+    seen = np.flatnonzero(features.has_image_B)
+    if len(seen) > 1:
+        whiten_appearance(fusion, evidence.image_BE[seen], mate_P2=pair_mates(cluster_N[seen]))
     both = torch.from_numpy(np.flatnonzero(features.has_image_B & features.has_text_B))
     if len(both) > 1:
         align_projections(fusion, evidence.image_BE[both], evidence.text_BE[both])
@@ -135,8 +141,8 @@ def _assemble_rows(fusion: Fusion, features: Features, *, image_NO: np.ndarray, 
 
 def find_basis(label_NL: np.ndarray, *, most: int) -> np.ndarray:
     """The at most ``most`` principal directions of the labels, (L, C); C is 0 where there is nothing to tell apart."""
-    _, strength, directions = np.linalg.svd(label_NL - label_NL.mean(0), full_matrices=False)
-    return np.ascontiguousarray(directions[:most][strength[:most] > 1e-3].T)
+    directions_CL, strength_C = find_directions(label_NL - label_NL.mean(0), most=most)
+    return np.ascontiguousarray(directions_CL[strength_C > 1e-3].T, dtype=np.float32)
 
 
 def _find_words(text_head: KernelHead, features: Features) -> _Words:
@@ -144,7 +150,7 @@ def _find_words(text_head: KernelHead, features: Features) -> _Words:
     read = np.flatnonzero(features.has_text_B)
     mean_R = own_NR[read].mean(0) if len(read) else own_NR.mean(0)
     centred_NR = (own_NR - mean_R) * features.has_text_B[:, None]
-    components_WR = np.linalg.svd(centred_NR[read], full_matrices=False)[2][:WORDS]
+    components_WR = find_directions(centred_NR[read], most=WORDS)[0].astype(np.float32)
     all_NR = text_head.normalise(torch.from_numpy(features.captions_BR).float()).numpy()
     word_NW = ((all_NR - mean_R) * features.has_text_B[:, None]) @ components_WR.T
     return _Words(components_WR, mean_R, word_NW, length=_measure(word_NW[read]))

@@ -27,6 +27,7 @@ LAYERS = {
         "features",
         "fusing",
         "start",
+        "fit",
         "objective",
         "held_out",
         "label_names",

@@ -77,9 +77,11 @@ def test_a_projection_starts_blind_to_what_changes_do_and_keeps_what_pictures_di
         words=0,
         kept=0,
         classes=1,
+        appearance=0,
         image_landmarks=2,
         text_landmarks=2,
         label_shares=(0.3, 1.5),
+        appearance_shares=(0.7, 0.4),
         similarity="cosine",
         late={},
     )

@@ -37,7 +37,7 @@ def draw_pixels(*, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def fuse(shares: dict[str, float], *, similarity: Similarity = "cosine") -> LateFusion:
-    return LateFusion(shares=shares, places=SIGNALS, dimensions=DIMENSIONS, similarity=similarity)
+    return LateFusion(shares=shares, places=SIGNALS, width=DIMENSIONS, dimensions=DIMENSIONS, similarity=similarity)
 
 
 def invent(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +91,9 @@ def test_the_score_of_two_pictures_is_the_weighted_sum_of_the_encoders_and_the_s
 
 def test_energies_are_compared_by_their_spread_and_no_other_signal() -> None:
     places = {"tower": slice(0, 3), "gabor": slice(3, 7)}
-    late = LateFusion(shares={"tower": 0.1, "gabor": 0.1}, places=places, dimensions=DIMENSIONS, similarity="cosine")
+    late = LateFusion(
+        shares={"tower": 0.1, "gabor": 0.1}, places=places, width=DIMENSIONS, dimensions=DIMENSIONS, similarity="cosine"
+    )
     image_NS = 5 * torch.randn(50, 7, generator=torch.Generator().manual_seed(3))
     late.fit(image_NS)
     assert torch.equal(late.scale_P[:3], torch.ones(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cbir.errors import TowerError
 from cbir.features import keep_modalities
 from cbir.fusing import run_fusion, save_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
+from cbir.held_out import embed_views
 from cbir.images import Canvas
 from cbir.objective import encode_labels
 from cbir.params import TrainParams
@@ -27,6 +29,7 @@ CLASSES = Classes(
     bias_C=np.zeros(3, np.float32),
     text_CR=np.eye(3, SHAPES.text.summary, dtype=np.float32),
 )
+PARAMS = TrainParams(dimensions=64)
 COLOURS = [["red"], ["green"], ["blue"], ["red", "blue"]]
 
 
@@ -46,7 +49,9 @@ def invent(*, texts: bool) -> Features:
     )
 
 
-def start(features: Features, label_NL: np.ndarray) -> tuple[Fusion, FusionConfig, Evidence]:
+def start(
+    features: Features, label_NL: np.ndarray, *, params: TrainParams = PARAMS
+) -> tuple[Fusion, FusionConfig, Evidence]:
     return start_fusion(
         features,
         label_NL,
@@ -54,7 +59,7 @@ def start(features: Features, label_NL: np.ndarray) -> tuple[Fusion, FusionConfi
         cluster_N=np.arange(ROWS),
         classes=CLASSES,
         shapes=SHAPES,
-        params=TrainParams(dimensions=64),
+        params=params,
     )
 
 
@@ -67,7 +72,8 @@ def test_every_catalogue_gives_unit_vectors_that_tell_items_apart(texts: bool, l
     assert (config.labels > 0, config.words > 0) == (labels == COLOURS * 10, texts)
     assert len(evidence.image_BE) == ROWS
     with torch.inference_mode():
-        vector_ND = run_fusion(fusion.eval(), features).numpy()
+        fusion.eval().late.order(embed_views(fusion, features))
+        vector_ND = run_fusion(fusion, features).numpy()
     assert vector_ND.shape == (ROWS, 64)
     assert np.allclose(np.linalg.norm(vector_ND, axis=1), 1, atol=1e-5)
     assert len(np.unique(vector_ND.round(4), axis=0)) == ROWS
@@ -88,7 +94,7 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
 
 def test_pictures_without_words_or_labels_are_as_alike_as_what_the_tower_sees_of_them() -> None:
     features, label_NL = invent(texts=False), encode_labels([[]] * ROWS)
-    fusion, _, evidence = start(features, label_NL)
+    fusion, _, evidence = start(features, label_NL, params=replace(PARAMS, appearance_share_alone=0.0))
     with torch.inference_mode():
         vector_ND = run_fusion(fusion.eval(), features)
     centred_NE = torch.nn.functional.normalize(evidence.image_BE - evidence.image_BE.mean(0), dim=1)

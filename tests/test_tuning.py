@@ -16,11 +16,11 @@ import yaml
 from conftest import cbir, command, set_param
 
 from cbir.errors import ParamsError
+from cbir.history import find_best
 from cbir.params import SearchRange, TuneParams
 from cbir.params.file import load_section
 from cbir.search_space import check_space, read_present
 from cbir.study import Study
-from cbir.train import find_best
 from flows.tuning import read_best
 
 ROOT = Path(__file__).parent.parent

@@ -117,8 +117,9 @@ class TrainParams:
     """Frozen towers, closed-form heads, a trained fusion; see ``docs/encoder.md``.
 
     ``label_share_alone``, ``label_share_both``: length of a vector's label part where one modality is there, and where
-    both are, beside an instance part of length 1. ``late``: of signals of a picture that need no training, the score
-    that each counts beside the encoder's 1; see ``cbir/late.py``.
+    both are, beside an instance part of length 1; ``appearance_share_alone``, ``appearance_share_both``: of the part
+    for what a picture looks like. ``late``: of signals of a picture that need no training, the score that each counts
+    beside the encoder's 1; see ``cbir/late.py``.
     """
 
     dimensions: int = Field(512, ge=16, le=2048)
@@ -133,6 +134,8 @@ class TrainParams:
     relative_weight: float = Field(1.0, ge=0)
     label_share_alone: float = Field(0.3, ge=0)
     label_share_both: float = Field(1.5, ge=0)
+    appearance_share_alone: float = Field(0.7, ge=0)
+    appearance_share_both: float = Field(0.4, ge=0)
     late: dict[LateSignal, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     dropout: float = Field(0.5, ge=0, lt=1)
     seed: Seed = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cbir.train import find_best
+from cbir.history import find_best
 
 
 def history(*validation: float) -> list[dict[str, Any]]:

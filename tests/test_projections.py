@@ -1,0 +1,121 @@
+"""Where the parts of a vector that are solved, not trained, point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from conftest import SHAPES
+
+from cbir.encoder import Features
+from cbir.fusing import build_fusion, make_tokens
+from cbir.fusion import Evidence, Fusion, FusionConfig
+from cbir.projections import find_directions, whiten_appearance
+from cbir.towers.shape import GRID_CELLS
+
+CONFIG = FusionConfig(
+    visual_width=SHAPES.visual.width,
+    text_width=SHAPES.text.width,
+    grid_cells=GRID_CELLS,
+    dimensions=16,
+    labels=2,
+    words=3,
+    kept=2,
+    classes=1,
+    appearance=12,
+    image_landmarks=2,
+    text_landmarks=2,
+    label_shares=(0.3, 1.5),
+    appearance_shares=(0.7, 0.4),
+    similarity="cosine",
+    late={},
+)
+OUTPUTS = CONFIG.labels + CONFIG.words
+ROWS = 200
+
+
+def invent(fusion: Fusion) -> tuple[Evidence, np.ndarray]:
+    """Pairs of variants, which differ most in two features of their pictures, and their rows."""
+    rng = torch.Generator().manual_seed(0)
+    thing = torch.randn(ROWS // 2, 8, generator=rng).repeat_interleave(2, dim=0)
+    raw = torch.zeros(ROWS, fusion.appearance.in_features)
+    raw[:, :8] = thing + 0.1 * torch.randn(ROWS, 8, generator=rng)
+    raw[:, 8:10] = 3 * torch.randn(ROWS, 2, generator=rng)
+    row = torch.randn(ROWS, OUTPUTS, generator=rng)
+    evidence = Evidence(
+        image_BE=torch.cat([row, raw], dim=1),
+        text_BE=torch.randn(ROWS, OUTPUTS, generator=rng),
+        image_BL=row[:, : CONFIG.labels],
+        text_BL=torch.randn(ROWS, CONFIG.labels, generator=rng),
+    )
+    return evidence, np.arange(ROWS).reshape(-1, 2)
+
+
+def find_mates(vector_ND: torch.Tensor) -> float:
+    """Share of rows whose nearest other one is their mate."""
+    score_NN = F.normalize(vector_ND, dim=1) @ F.normalize(vector_ND, dim=1).T
+    score_NN.fill_diagonal_(-2)
+    return float((score_NN.argmax(1) == torch.arange(ROWS) + 1 - 2 * (torch.arange(ROWS) % 2)).float().mean())
+
+
+def show(*, image: bool, text: bool) -> Features:
+    """Rows of which only what is there counts."""
+    rows = np.ones(ROWS, bool)
+    return Features(
+        image_BS=np.zeros((ROWS, SHAPES.visual.summary), np.float32),
+        text_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
+        captions_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
+        grid_BGV=np.zeros((ROWS, GRID_CELLS, SHAPES.visual.width), np.float32),
+        tokens_BTW=np.zeros((ROWS, 1, SHAPES.text.width), np.float32),
+        token_mask_BT=np.ones((ROWS, 1), bool),
+        has_image_B=rows & image,
+        has_text_B=rows & text,
+    )
+
+
+def test_the_appearance_part_finds_variants_by_what_they_share_and_not_by_what_they_differ_in() -> None:
+    fusion = build_fusion(CONFIG, SHAPES)
+    evidence, mates = invent(fusion)
+    assert find_mates(evidence.image_BE[:, OUTPUTS:]) < 0.5
+    whiten_appearance(fusion, evidence.image_BE, mate_P2=mates)
+    assert find_mates(fusion.look(evidence)) > 0.9
+    assert torch.allclose(fusion.look(evidence).norm(dim=1), torch.ones(ROWS), atol=1e-5)
+
+
+def test_without_variants_what_pictures_vary_in_most_counts_no_more_than_the_rest() -> None:
+    fusion = build_fusion(CONFIG, SHAPES)
+    evidence, _ = invent(fusion)
+    whiten_appearance(fusion, evidence.image_BE, mate_P2=np.empty((0, 2), int))
+    assert find_mates(fusion.look(evidence)) > find_mates(evidence.image_BE[:, OUTPUTS:]) + 0.3
+
+
+def test_words_rank_pictures_as_if_pictures_had_no_appearance() -> None:
+    scores = []
+    for shares in ((0.0, 0.0), (0.7, 0.4)):
+        torch.manual_seed(0)
+        fusion = build_fusion(replace(CONFIG, appearance_shares=shares), SHAPES)
+        evidence, mates = invent(fusion)
+        whiten_appearance(fusion, evidence.image_BE, mate_P2=mates)
+        instance_BD = F.normalize(torch.randn(ROWS, fusion.instance_width), dim=1)
+        words, pictures = (
+            fusion.compose(instance_BD, evidence, tokens=make_tokens(show(image=image, text=not image)))
+            for image in (False, True)
+        )
+        scores.append(words @ pictures.T)
+    plain, looked = scores
+    length = (1 + CONFIG.label_shares[0] ** 2) ** 0.5
+    assert torch.allclose(looked, plain * length / (length**2 + 0.7**2) ** 0.5, atol=1e-5)
+
+
+def test_directions_are_those_of_the_singular_value_decomposition() -> None:
+    rows_NF = np.random.default_rng(0).normal(size=(40, 9)) * np.arange(1, 10)
+    directions_KF, strength_K = find_directions(rows_NF, most=4)
+    _, strength, directions = np.linalg.svd(rows_NF, full_matrices=False)
+    np.testing.assert_allclose(strength_K, strength[:4])
+    np.testing.assert_allclose(np.abs(np.sum(directions_KF * directions[:4], axis=1)), 1)
+
+
+def test_of_fewer_rows_than_directions_there_are_as_many_as_rows() -> None:
+    assert find_directions(np.eye(3, 8), most=5)[0].shape == (3, 8)
