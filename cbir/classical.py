@@ -24,7 +24,7 @@ from cbir.towers.shape import GABOR_ANGLES, GABOR_SCALES, NEIGHBOURS
 
 GABOR_SIDE = 128  # pixels
 KEYPOINTS = 200
-LEAST_MATCHES = 4
+LEAST_AGREEING = 10  # of unrelated pictures, one pair in seventeen has as many (docs/benchmarks.md)
 TOLERANCE = 4.0  # pixels that a match may be off
 VERIFIED = 20  # of the ranking that is verified
 A = TypeVar("A")
@@ -101,16 +101,20 @@ def look_again(picture: Image.Image, others: Sequence[Image.Image]) -> list[int]
 
 
 def count_agreeing(one: Keypoints, other: Keypoints) -> int:
-    """Matches that one shift, turn and scaling explains, by RANSAC (Fischler & Bolles 1981), over ORB's own."""
-    if min(len(one.place_K2), len(other.place_K2)) < LEAST_MATCHES:
+    """Matches that one shift, turn and scaling explains, by RANSAC (Fischler & Bolles 1981), over ORB's own.
+
+    A few always agree by chance: fewer than 10 count as none.
+    """
+    if min(len(one.place_K2), len(other.place_K2)) < LEAST_AGREEING:
         return 0
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(one.descriptor_K, other.descriptor_K)
-    if len(matches) < LEAST_MATCHES:
+    if len(matches) < LEAST_AGREEING:
         return 0
     here = one.place_K2[[match.queryIdx for match in matches]]
     there = other.place_K2[[match.trainIdx for match in matches]]
     _, agreeing = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=TOLERANCE, maxIters=300)
-    return 0 if agreeing is None else int(agreeing.sum())
+    count = 0 if agreeing is None else int(agreeing.sum())
+    return count if count >= LEAST_AGREEING else 0
 
 
 def _describe(image: bytes) -> tuple[np.ndarray, np.ndarray, Keypoints]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -29,6 +30,12 @@ UPLOADS = ("retrain", "deploy", "demo")  # of whole models: these wait for a reg
 WAIT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # seconds, of the others
 MOST_HITS = 1_000_000
 STOPPED = {"refused": 3, "inconclusive": 4}  # exit status of `retrain`
+REMEDIES = {
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room within your quota, then run the same command again",
+    errno.EROFS: "run in a workspace that you may write to",
+    errno.EACCES: "let yourself read and write it, then run the same command again",
+}
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
@@ -87,7 +94,7 @@ def demo() -> None:
 
 @app.command(rich_help_panel=DAILY)
 def query(
-    text: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="Words to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=MOST_HITS, help="How many hits.")] = 10,
     where: Annotated[str | None, typer.Option(help="SQL condition, e.g. \"label = 'food-drink/food-fruit'\".")] = None,
@@ -99,6 +106,7 @@ def query(
     from cbir.search import Searcher
 
     workspace = find_workspace()
+    text = " ".join(words) if words else None
     searcher = Searcher.open(workspace)
     hits = searcher.query(text=text, image=image, k=k, where=where, verify=verify)
     if not hits:
@@ -106,10 +114,11 @@ def query(
     if as_json:
         print_json([{key: value for key, value in asdict(hit).items() if key != "thumbnail"} for hit in hits])
     else:
+        widest = max((len(hit.id) for hit in hits), default=0)
         for hit in hits:
             seen = "" if hit.agreeing is None else f"  {hit.agreeing} places agree"
             caption, label = flatten_line(hit.caption), flatten_line(hit.label)
-            typer.echo(f"{hit.score:.3f}  {hit.id:<32} {caption}  [{label}]{seen}")
+            typer.echo(f"{hit.score:.3f}  {hit.id:<{widest}} {caption}  [{label}]{seen}")
     if gallery:
         from cbir.evaluation_page.galleries import show_asking
         from cbir.report import render_gallery, write_page
@@ -260,11 +269,20 @@ app.command(rich_help_panel=FIGURES)(experiment_commands.crossval)
 
 
 def main() -> None:
-    """Entry point: user faults become one message and exit status 2."""
+    """Entry point: user faults, a disk that is full and files that may not be written are one message and status 2."""
     gc.set_threshold(100_000)  # imports make objects that stay: looking through them again took 0.3 s of a command
     set_defaults(QUIET)
     try:
         app()
     except CbirError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        _give_up(str(error))
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        place = error.filename2 or error.filename
+        _give_up(f"{f'{place}: ' if place else ''}{error.strerror}; {REMEDIES[error.errno]}.")
+
+
+def _give_up(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -24,14 +26,15 @@ def tune(
 
     signal.signal(signal.SIGTERM, _stop)
     workspace = find_workspace()
-    tuning = search(workspace, trials=trials, say=_say)
+    with _tell_stop("tune"):
+        tuning = search(workspace, trials=trials, say=_say)
     if as_json:
         print_json(tuning.to_json())
     else:
         typer.echo("\n".join(list_rows(tuning)))
     again = f"dvc exp apply {tuning.best.experiment}"
     if not apply:
-        _say(f"The best trial, brought into the workspace: {again}")
+        _say(f"`{again}` brings the best trial into the workspace.")
         return
     run_dvc(workspace, "exp", "apply", str(tuning.best.experiment))
     _say(f"Trial {tuning.best.number} is in the workspace (`{again}`); `cbir-ops retrain` makes a release of it.")
@@ -46,12 +49,23 @@ def crossval(
 
     signal.signal(signal.SIGTERM, _stop)
     workspace = find_workspace()
-    document = cross_validate(workspace, folds=folds, say=_say)
+    with _tell_stop("crossval"):
+        document = cross_validate(workspace, folds=folds, say=_say)
     if as_json:
         print_json(document)
     else:
         typer.echo("\n".join(list_rows(document)))
     _say(f"{workspace / JSON}\n{workspace / PAGE}")
+
+
+@contextmanager
+def _tell_stop(command: str) -> Iterator[None]:
+    """Say after Ctrl-C or SIGTERM what becomes of what was done so far."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        _say(f"Stopped; `cbir-ops {command}` with the same options keeps what is done and goes on.")
+        raise
 
 
 def _stop(signum: int, frame: Any) -> None:

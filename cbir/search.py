@@ -88,6 +88,8 @@ class Searcher:
         text = text.strip() if text else None
         if not text and image is None:
             raise QueryError('Nothing to search for; give words ("a red fruit"), --image FILE, or both.')
+        if text and not _is_unicode(text):
+            raise QueryError("The words are no valid UTF-8; set the terminal to it, or write them anew.")
         if text and not self.reads_words:
             raise QueryError(
                 f"Release {self.release.version} was trained on pictures without captions or labels and reads no "
@@ -124,3 +126,12 @@ class Searcher:
             return load_query_image(self._raw / hit.source_path, self._encoder.canvas)
         except ImageError:
             return Image.open(io.BytesIO(hit.thumbnail))
+
+
+def _is_unicode(text: str) -> bool:
+    """Bytes of an argument that are no UTF-8 come as half pairs of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

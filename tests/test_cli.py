@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from conftest import cbir
 from small_releases import NOW, make_registry, make_release
 from typer.testing import CliRunner
 
-from cbir.cli import app
+from cbir.cli import app, main
 from cbir.registry import Registry
 from flows.home import choose_home
 
@@ -21,6 +22,37 @@ from flows.home import choose_home
 def test_the_version_is_the_one_installed() -> None:
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"cbir-ops {metadata.version('cbir-ops')}\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EROFS, "that you may write to"),
+        (errno.EACCES, "let yourself read and write"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_one_message_with_its_remedy(
+    number: int, remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "data/raw/new")
+
+    monkeypatch.setattr("cbir.cli.app", fail)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: data/raw/new: {os.strerror(number)}; ")
+    assert remedy in said
+
+
+def test_any_other_fault_of_the_system_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("cbir.cli.app", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        main()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,23 @@ def test_without_hits_the_command_prints_an_empty_list_and_says_why_beside_it(
     assert (done.exit_code, done.stdout, done.stderr) == (0, "[]\n", "No hit; --where leaves 0 of 20 rows.\n")
 
 
+def test_words_need_no_quotes_and_columns_stand_below_each_other(
+    turned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    quoted, bare = (
+        CliRunner().invoke(app, ["query", *words, "-k", "20"]) for words in (["a red square"], ["a", "red", "square"])
+    )
+    assert (bare.exit_code, bare.stdout) == (0, quoted.stdout)
+    assert len({line.index(" square") for line in bare.stdout.splitlines() if "red" in line}) == 1
+
+
+def test_words_that_are_no_text_are_refused(turned: Path, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="no valid UTF-8"):
+        Searcher.open(tmp_path).query(text=b"\xff\xfe".decode(errors="surrogateescape"), image=None, k=1)
+
+
 def test_a_table_that_cannot_be_opened_is_named_with_the_remedy(turned: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "lancedb/release_v1.lance/_versions").iterdir():
         file.write_bytes(b"damaged")

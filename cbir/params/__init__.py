@@ -134,7 +134,7 @@ class TrainParams:
     relative_weight: float = Field(1.0, ge=0)
     label_share_alone: float = Field(0.3, ge=0)
     label_share_both: float = Field(1.5, ge=0)
-    appearance_share_alone: float = Field(0.7, ge=0)
+    appearance_share_alone: float = Field(1.0, ge=0)
     appearance_share_both: float = Field(0.4, ge=0)
     late: dict[LateSignal, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     dropout: float = Field(0.5, ge=0, lt=1)
