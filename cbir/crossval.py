@@ -5,7 +5,9 @@ Shapes: N items, Q queries.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,21 +174,21 @@ def list_rows(document: dict[str, Any]) -> list[str]:
 def _run_fold(workspace: Path, folder: Path, columns: dict[str, list[str]], *, fold: int) -> dict[str, Scores]:
     """Train without the fold's test items, and measure on them; what lies in ``folder`` afterwards is not needed."""
     write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
-    _train(workspace, folder, fold=fold)
+    train_fold(workspace, folder, fold=fold)
     test = np.flatnonzero(np.array(columns["split"]) == "test")
     found = _measure(workspace, folder / "encoder", test, cluster_N=np.array(columns["cluster"]))
     shutil.rmtree(folder)
     return found
 
 
-def _train(workspace: Path, folder: Path, *, fold: int) -> None:
+def train_fold(workspace: Path, folder: Path, *, fold: int) -> None:
     """Train in a process of its own, as DVC would; its progress goes to stderr."""
     command = [sys.executable, "-m", "cbir.train", str(INGESTED), str(folder / "split"), str(folder / "encoder")]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         status = process.wait()
-    except BaseException:  # Ctrl-C is for us to hear: the training would tell of it at length
-        process.kill()
+    except BaseException:  # Ctrl-C is for us to hear: the training, of several processes, would tell of it at length
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     if status != 0:
