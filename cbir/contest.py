@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cbir.answers import Answers
+from cbir.clusters import mark_near, parse_hashes
 from cbir.encoder import Encoder, Features, read_canvas
 from cbir.features import load_features, select_rows
 from cbir.gallery import select_gallery
@@ -74,17 +75,11 @@ def find_fresh(items: pa.Table, where_N: np.ndarray, *, learnt: pa.Table, distan
     """
     used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
     ids, hashes = set(used["id"].to_pylist()), set(used["sha256"].to_pylist())
-    phash_U = np.array([int(text, 16) for text in used["phash"].to_pylist()], dtype=np.uint64)
-    rows = zip(*(items[name].to_pylist() for name in ("id", "sha256", "phash")), strict=True)
-    fresh = [
-        n
-        for n, (id_, sha, phash) in enumerate(rows)
-        if where_N[n] == HELD_OUT
-        and id_ not in ids
-        and sha not in hashes
-        and not (np.bitwise_count(phash_U ^ np.uint64(int(phash, 16))) <= distance).any()
-    ]
-    return np.array(fresh, dtype=np.int64)
+    tested = np.flatnonzero(where_N == HELD_OUT)
+    rows = items.select(["id", "sha256", "phash"]).take(tested).to_pydict()
+    near = mark_near(parse_hashes(rows["phash"]), parse_hashes(used["phash"].to_pylist()), distance=distance)
+    known = [id_ in ids or sha in hashes for id_, sha in zip(rows["id"], rows["sha256"], strict=True)]
+    return tested[~(near | np.array(known, bool))]
 
 
 def hold_contest(
