@@ -61,25 +61,25 @@ class Field:
 
 
 def record_split(ingested: Path, split: Path, path: Path) -> None:
-    """Write what a release learnt from, for later releases to keep off it: the split, with hashes of the pictures."""
+    """Write what a release learnt from, for later releases to keep off it: the split, with groups and hashes."""
     where = read_table(split / "split.parquet", made_by="split").to_pandas()
-    items = read_items(ingested, columns=["id", "sha256", "phash"]).to_pandas()
+    items = read_items(ingested, columns=["id", "group", "sha256", "phash"]).to_pandas()
     write_table(path, pa.Table.from_pandas(where.merge(items, on="id", validate="one_to_one"), preserve_index=False))
 
 
 def find_fresh(items: pa.Table, where_N: np.ndarray, *, learnt: pa.Table, distance: int) -> np.ndarray:
     """Rows of the test items that the champion did not learn from, int (F,).
 
-    ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its file's hash or a
-    perceptual hash within ``distance`` bits is one of those.
+    ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its group, its file's
+    hash or a perceptual hash within ``distance`` bits is one of those. Of an older release no groups are known.
     """
     used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
-    ids, hashes = set(used["id"].to_pylist()), set(used["sha256"].to_pylist())
+    keys = [name for name in ("id", "group", "sha256") if name in learnt.column_names]
     tested = np.flatnonzero(where_N == HELD_OUT)
-    rows = items.select(["id", "sha256", "phash"]).take(tested).to_pydict()
-    near = mark_near(parse_hashes(rows["phash"]), parse_hashes(used["phash"].to_pylist()), distance=distance)
-    known = [id_ in ids or sha in hashes for id_, sha in zip(rows["id"], rows["sha256"], strict=True)]
-    return tested[~(near | np.array(known, bool))]
+    rows = items.select([*keys, "phash"]).take(tested)
+    near = mark_near(*(parse_hashes(table["phash"].to_pylist()) for table in (rows, used)), distance=distance)
+    known = [pc.is_in(rows[name], used[name].combine_chunks()).to_numpy() for name in keys]
+    return tested[~np.logical_or.reduce([near, *known])]
 
 
 def hold_contest(
@@ -97,7 +97,7 @@ def hold_contest(
         GoldenError: the golden queries are malformed.
         WorkspaceError: a stage's output is missing.
     """
-    items = read_items(field.ingested, columns=["id", "image", "captions", "labels", "sha256", "phash"])
+    items = read_items(field.ingested, columns=["id", "image", "captions", "labels", "group", "sha256", "phash"])
     where = read_table(field.split / "split.parquet", made_by="split").to_pandas().set_index("id")
     where = where.loc[items["id"].to_pylist()]
     where_N, cluster_N = where["split"].to_numpy(), where["cluster"].to_numpy()

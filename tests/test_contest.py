@@ -17,7 +17,7 @@ from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, GateParams, IngestParams, SplitParams, TowerParams, TrainParams
-from cbir.records import read_table, write_jsonl
+from cbir.records import read_table, write_jsonl, write_table
 from cbir.split import split_items
 from cbir.train import train
 
@@ -174,30 +174,46 @@ def test_the_champion_against_itself_is_as_good_and_no_better(arena: Arena) -> N
     assert (decision.verdict, hindering) == ("fail", {"superior"})
 
 
-def make_items(rows: list[tuple[str, str, int]]) -> pa.Table:
-    """Items of (id, file hash, perceptual hash)."""
-    return pa.table(
-        {
-            "id": [id_ for id_, _, _ in rows],
-            "sha256": [sha for _, sha, _ in rows],
-            "phash": [f"{phash:016x}" for _, _, phash in rows],
-        }
-    )
+def make_items(rows: list[tuple[str, str, str, int]]) -> pa.Table:
+    """Items of (id, group, file hash, perceptual hash)."""
+    names = ("id", "group", "sha256", "phash")
+    return pa.table(dict(zip(names, zip(*[(*row[:3], f"{row[3]:016x}") for row in rows], strict=True), strict=True)))
 
 
-def test_a_test_item_is_fresh_unless_its_id_its_file_or_nearly_its_picture_was_learnt_from() -> None:
-    learnt = make_items([("a", "1", 0), ("b", "2", 0xFF << 8), ("c", "3", 0xFF << 16)])
-    learnt = learnt.append_column("split", pa.array(["train", "validation", "test"]))
-    rows = [
-        ("a", "9", 0xFF << 32),  # the id of a training item
-        ("new-1", "2", 0xFF << 40),  # the file of a validation item
-        ("new-2", "8", 0b11),  # two bits from a training item's picture
-        ("new-3", "7", 0b111),  # three bits from it
-        ("c", "3", 0xFF << 16),  # was a test item then
-        ("new-4", "6", 0xFF << 48),  # not tested now
+LEARNT = make_items([("a", "g", "1", 0), ("b", "h", "2", 0xFF << 8), ("c", "i", "3", 0xFF << 16)]).append_column(
+    "split", pa.array(["train", "validation", "test"])
+)
+ASKED = make_items(
+    [
+        ("a", "j", "9", 0xFF << 32),  # the id of a training item
+        ("new-1", "k", "2", 0xFF << 40),  # the file of a validation item
+        ("new-2", "l", "8", 0b11),  # two bits from a training item's picture
+        ("new-3", "m", "7", 0b111),  # three bits from it
+        ("c", "i", "3", 0xFF << 16),  # was a test item then
+        ("new-4", "g", "6", 0xFF << 24),  # a variant of a training item
+        ("new-5", "n", "5", 0xFF << 48),  # not tested now
     ]
-    where_N = np.array(["test"] * 5 + ["train"])
-    assert find_fresh(make_items(rows), where_N, learnt=learnt, distance=2).tolist() == [3, 4]
+)
+WHERE = np.array(["test"] * 6 + ["train"])
+
+
+def test_a_test_item_is_fresh_unless_its_id_its_group_its_file_or_nearly_its_picture_was_learnt_from() -> None:
+    assert find_fresh(ASKED, WHERE, learnt=LEARNT, distance=2).tolist() == [3, 4]
+
+
+def test_of_a_release_that_recorded_no_groups_the_rest_is_compared() -> None:
+    old = LEARNT.drop_columns("group")
+    assert find_fresh(ASKED, WHERE, learnt=old, distance=2).tolist() == [3, 4, 5]
+
+
+def test_what_a_release_learnt_from_is_recorded_with_groups_and_hashes(tmp_path: Path) -> None:
+    write_table(tmp_path / "items-00000.parquet", ASKED)
+    places = {"id": ASKED["id"], "split": pa.array(WHERE), "cluster": ASKED["group"]}
+    write_table(tmp_path / "split.parquet", pa.table(places))
+    record_split(tmp_path, tmp_path, tmp_path / "learnt.parquet")
+    found = read_table(tmp_path / "learnt.parquet", made_by="split")
+    assert found.select(ASKED.column_names).to_pylist() == ASKED.to_pylist()
+    assert found["split"].to_pylist() == WHERE.tolist()
 
 
 def test_slices_are_some_of_the_queries_and_never_all_of_them() -> None:
