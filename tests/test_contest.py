@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import COLOURS as SQUARES
+from conftest import draw
 from PIL import Image, ImageDraw
+from tiny_encoder import write_encoder
 
 from cbir.contest import SCORES_SCHEMA, Contestant, Field, find_fresh, hold_contest, list_pairs, record_split
 from cbir.encoder import Encoder
+from cbir.gallery import load_gallery
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures
+from cbir.gate.names import COMPARED
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, GateParams, IngestParams, SplitParams, TowerParams, TrainParams
+from cbir.query_sets import measure_encoder
 from cbir.records import read_table, write_jsonl, write_table
 from cbir.split import split_items
 from cbir.train import train
@@ -172,6 +178,42 @@ def test_the_champion_against_itself_is_as_good_and_no_better(arena: Arena) -> N
     decision = arena.judge("good", "good")
     hindering = {rule.name for rule in decision.rules if rule.binding and rule.verdict != "pass"}
     assert (decision.verdict, hindering) == ("fail", {"superior"})
+
+
+def make_field(folder: Path, *, words: bool = True) -> Field:
+    """Eight test items, two of a group, two of a colour and a change of one into another; or pictures alone."""
+    rows = []
+    for n in range(8):
+        colour = list(SQUARES)[n // 2]
+        picture = folder / f"raw/squares/{n}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(SQUARES[colour], seed=n).save(picture)
+        said = {"captions": [f"a {colour} square"], "labels": [colour], "group": str(n // 2)} if words else {}
+        rows.append({"id": str(n), "file_name": picture.name} | said)
+    write_jsonl(folder / "raw/squares/items.jsonl", rows)
+    change = {"reference_id": "0", "caption": "blue", "target_id": "4"}
+    write_jsonl(folder / "raw/squares/relative.jsonl", [change] if words else [])
+    ingest(folder / "raw", folder / "ingested", params=IngestParams())
+    places = {"id": [row["id"] for row in rows], "split": ["test"] * 8, "cluster": [str(n // 2) for n in range(8)]}
+    write_table(folder / "split/split.parquet", pa.table(places))
+    return Field(
+        ingested=folder / "ingested",
+        split=folder / "split",
+        golden=folder / "golden",
+        cache=folder / ".cbir/features",
+        ks=(1, 10),
+    )
+
+
+def test_what_the_gate_can_be_asked_to_compare_is_what_an_encoder_answers(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", name="one")
+    found: dict[str, set[str]] = {}
+    for name, words in {"told": True, "bare": False}.items():
+        field = make_field(tmp_path / name, words=words)
+        gallery = load_gallery(field.ingested, field.split, towers_folder=folder, cache=field.cache)
+        for one in measure_encoder(Encoder.load(folder), gallery, ks=field.ks):
+            found.setdefault(one.query_set, set()).add(one.system)
+    assert found == {task: set(systems) for task, systems in COMPARED.items()}
 
 
 def make_items(rows: list[tuple[str, str, str, int]]) -> pa.Table:

@@ -40,6 +40,23 @@ def test_the_gate_may_be_asked_about_every_figure_that_an_evaluation_writes() ->
     check_names(GateParams(floor=dict.fromkeys(written, 0.0)), ks=(1, 5, 10))
 
 
+@pytest.mark.parametrize("key", ["protect", "improve"])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("golden.fused.map", r"golden queries are compared by gate\.golden_margin; drop it here"),
+        ("label.bm25.map", r"such as label\.fused_both\.map, or hold it to a gate\.floor"),
+        ("text_to_image.fused_both.map", r"hold it to a gate\.floor"),
+        ("label.fused_both.queries", r"hold it to a gate\.floor"),
+        ("counts.items", r"hold it to a gate\.floor"),
+    ],
+)
+def test_what_champion_and_challenger_do_not_both_answer_cannot_be_compared(key: str, name: str, remedy: str) -> None:
+    params = GateParams(protect={name: 0.0}) if key == "protect" else GateParams(improve=(name,))
+    with pytest.raises(ParamsError, match=rf"gate\.{key}: {name} is not compared with the champion's; .*{remedy}"):
+        check_names(params, ks=(1, 5, 10))
+
+
 @pytest.mark.parametrize(
     ("section", "text", "said"),
     [
