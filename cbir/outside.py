@@ -102,7 +102,7 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:
-    items = read_items(ingested)
+    items = read_items(ingested, columns=["id", "image", "captions", "labels", "group", "sha256", "phash"])
     distance = load_section(workspace / "params.yaml", "split", SplitParams).phash_distance
     groups, hashes, phashes = (items[name].to_pylist() for name in ("group", "sha256", "phash"))
     cluster_N = cluster_items(groups, hashes, phashes, distance=distance)

@@ -23,7 +23,7 @@ from cbir.gate.names import COMPARED
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, GateParams, IngestParams, SplitParams, TowerParams, TrainParams
 from cbir.query_sets import measure_encoder
-from cbir.records import read_table, write_jsonl, write_table
+from cbir.records import ITEM_SCHEMA, read_table, write_jsonl, write_table
 from cbir.split import split_items
 from cbir.train import train
 
@@ -214,6 +214,45 @@ def test_what_the_gate_can_be_asked_to_compare_is_what_an_encoder_answers(tmp_pa
         for one in measure_encoder(Encoder.load(folder), gallery, ks=field.ks):
             found.setdefault(one.query_set, set()).add(one.system)
     assert found == {task: set(systems) for task, systems in COMPARED.items()}
+
+
+def make_contestants(folder: Path) -> tuple[Contestant, Contestant]:
+    """Two encoders of the same towers that answer alike."""
+    folders = [write_encoder(folder / name, name=name) for name in ("old", "new")]
+    old, new = (Contestant(folder=place, encoder=Encoder.load(place)) for place in folders)
+    return old, new
+
+
+def learn_first(field: Field, *, items: int) -> pa.Table:
+    """What a champion recorded that trained on the first ``items``; they are training items now, too."""
+    places = read_table(field.split / "split.parquet", made_by="split").to_pydict()
+    places["split"][:items] = ["train"] * items
+    write_table(field.split / "split.parquet", pa.table(places))
+    record_split(field.ingested, field.split, field.split / "learnt.parquet")
+    return read_table(field.split / "learnt.parquet", made_by="split")
+
+
+def test_pictures_that_are_not_compared_on_are_not_looked_at(tmp_path: Path) -> None:
+    field = make_field(tmp_path)
+    learnt = learn_first(field, items=4)
+    shard = field.ingested / "items-00000.parquet"
+    rows = read_table(shard, made_by="ingest").to_pylist()
+    broken = [row | ({"image": b"no picture"} if row["id"] in "0123" else {}) for row in rows]
+    write_table(shard, pa.Table.from_pylist(broken, schema=ITEM_SCHEMA))
+    metrics = ["text_to_image.fused.map"]
+    scores, facts = hold_contest(*make_contestants(tmp_path), field=field, learnt=learnt, distance=0, metrics=metrics)
+    assert facts == {"test_items": 4, "fresh_items": 4, "golden": None}
+    assert sorted(scores["query"].to_pylist()) == ["4", "5", "6", "7"]
+    assert scores["champion"].to_pylist() == scores["challenger"].to_pylist()
+
+
+def test_golden_queries_are_asked_of_every_item_learnt_from_or_not(tmp_path: Path) -> None:
+    field = make_field(tmp_path)
+    learnt = learn_first(field, items=8)
+    write_jsonl(field.golden / "queries.jsonl", [{"id": "red", "text": "red square"}])
+    (field.golden / "qrels.txt").write_text("red 0 0 1\nred 0 1 1\n")
+    scores, facts = hold_contest(*make_contestants(tmp_path), field=field, learnt=learnt, distance=0, metrics=[])
+    assert (scores.num_rows, facts) == (0, {"test_items": 0, "fresh_items": 0, "golden": [1.0, 1.0]})
 
 
 def make_items(rows: list[tuple[str, str, str, int]]) -> pa.Table:
