@@ -97,7 +97,7 @@ def hold_contest(
         GoldenError: the golden queries are malformed.
         WorkspaceError: a stage's output is missing.
     """
-    items = read_items(field.ingested, columns=["id", "captions", "labels", "group", "sha256", "phash"])
+    items = read_items(field.ingested, columns=["id", "group", "sha256", "phash"])
     where = read_table(field.split / "split.parquet", made_by="split").to_pandas().set_index("id")
     where = where.loc[items["id"].to_pylist()]
     where_N, cluster_N = where["split"].to_numpy(), where["cluster"].to_numpy()
@@ -118,7 +118,7 @@ def hold_contest(
 
 
 def _read_pictures(ingested: Path, ids: pa.ChunkedArray) -> pa.Table:
-    """The items with these ids; of the others no pictures are in memory for longer than a block."""
+    """The items with these ids; of the others no more than one shard's pictures are in memory at once."""
     blocks = iterate_items(ingested, columns=["id", "image", "captions", "labels", "sha256"], rows=BATCH)
     return pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
 
