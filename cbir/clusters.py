@@ -20,6 +20,16 @@ def find_equals(keys: Sequence[str]) -> np.ndarray:
     return np.array([(first.setdefault(key, n), n) for n, key in enumerate(keys)], np.int64).reshape(-1, 2)
 
 
+def parse_hashes(texts: Sequence[str]) -> np.ndarray:
+    """Perceptual hashes as they are written, in hexadecimal, as uint64 (N,)."""
+    return np.array([int(text, 16) for text in texts], dtype=np.uint64)
+
+
+def mark_near(hash_N: np.ndarray, other_U: np.ndarray, *, distance: int) -> np.ndarray:
+    """Whether each hash has one among the others within ``distance`` bits (uint64 all), bool (N,)."""
+    return np.array([(np.bitwise_count(other_U ^ one) <= distance).any() for one in hash_N], dtype=bool)
+
+
 def find_near(hash_N: np.ndarray, *, distance: int, pairs: int = PAIRS) -> np.ndarray:
     """Edges, int (E, 2), that connect the rows of different hashes (uint64) within ``distance`` bits.
 

@@ -1,6 +1,6 @@
 """How the champion and a challenger answer the same queries, over items that neither has learnt from.
 
-Shapes: Q queries, N items, D dimensions.
+Shapes: Q queries, N items, F test items that are new to the champion, D dimensions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cbir.answers import Answers
-from cbir.encoder import Encoder, Features, read_canvas
-from cbir.features import load_features, select_rows
+from cbir.clusters import mark_near, parse_hashes
+from cbir.encoder import Encoder, read_canvas
+from cbir.features import iterate_features, load_features
 from cbir.gallery import select_gallery
 from cbir.gate.evidence import Pair
 from cbir.golden import read_golden
 from cbir.query_sets import measure_encoder, measure_golden
 from cbir.ranks import score_vectors
-from cbir.records import read_items, read_table, write_table
+from cbir.records import count_blocks, iterate_items, read_items, read_table, write_table
 from cbir.slices import slice_items
 
 BATCH = 256
@@ -60,31 +61,25 @@ class Field:
 
 
 def record_split(ingested: Path, split: Path, path: Path) -> None:
-    """Write what a release learnt from, for later releases to keep off it: the split, with hashes of the pictures."""
+    """Write what a release learnt from, for later releases to keep off it: the split, with groups and hashes."""
     where = read_table(split / "split.parquet", made_by="split").to_pandas()
-    items = read_items(ingested, columns=["id", "sha256", "phash"]).to_pandas()
+    items = read_items(ingested, columns=["id", "group", "sha256", "phash"]).to_pandas()
     write_table(path, pa.Table.from_pandas(where.merge(items, on="id", validate="one_to_one"), preserve_index=False))
 
 
 def find_fresh(items: pa.Table, where_N: np.ndarray, *, learnt: pa.Table, distance: int) -> np.ndarray:
     """Rows of the test items that the champion did not learn from, int (F,).
 
-    ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its file's hash or a
-    perceptual hash within ``distance`` bits is one of those.
+    ``learnt`` is what ``record_split`` wrote of the champion. An item is not fresh where its id, its group, its file's
+    hash or a perceptual hash within ``distance`` bits is one of those. Of an older release no groups are known.
     """
     used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
-    ids, hashes = set(used["id"].to_pylist()), set(used["sha256"].to_pylist())
-    phash_U = np.array([int(text, 16) for text in used["phash"].to_pylist()], dtype=np.uint64)
-    rows = zip(*(items[name].to_pylist() for name in ("id", "sha256", "phash")), strict=True)
-    fresh = [
-        n
-        for n, (id_, sha, phash) in enumerate(rows)
-        if where_N[n] == HELD_OUT
-        and id_ not in ids
-        and sha not in hashes
-        and not (np.bitwise_count(phash_U ^ np.uint64(int(phash, 16))) <= distance).any()
-    ]
-    return np.array(fresh, dtype=np.int64)
+    keys = [name for name in ("id", "group", "sha256") if name in learnt.column_names]
+    tested = np.flatnonzero(where_N == HELD_OUT)
+    rows = items.select([*keys, "phash"]).take(tested)
+    near = mark_near(*(parse_hashes(table["phash"].to_pylist()) for table in (rows, used)), distance=distance)
+    known = [pc.is_in(rows[name], used[name]).to_numpy() for name in keys]
+    return tested[~np.logical_or.reduce([near, *known])]
 
 
 def hold_contest(
@@ -102,33 +97,43 @@ def hold_contest(
         GoldenError: the golden queries are malformed.
         WorkspaceError: a stage's output is missing.
     """
-    items = read_items(field.ingested, columns=["id", "image", "captions", "labels", "sha256", "phash"])
+    items = read_items(field.ingested, columns=["id", "group", "sha256", "phash"])
     where = read_table(field.split / "split.parquet", made_by="split").to_pandas().set_index("id")
     where = where.loc[items["id"].to_pylist()]
     where_N, cluster_N = where["split"].to_numpy(), where["cluster"].to_numpy()
     fresh = find_fresh(items, where_N, learnt=learnt, distance=distance)
+    asked = _read_pictures(field.ingested, items["id"].take(fresh))
     answers: list[list[Answers]] = []
     golden: list[float] = []
-    parts = list_parts(items.select(["id", "captions", "labels"]).take(fresh))
     for one in (champion, challenger):
-        features = load_features(items, towers_folder=one.folder, cache=field.cache)
-        gallery = select_gallery(
-            items,
-            features,
-            fresh,
-            cluster_N=cluster_N,
-            ingested=field.ingested,
-            towers_folder=one.folder,
-            cache=field.cache,
-        )
-        answers.append(list(measure_encoder(one.encoder, gallery, ks=field.ks)) if len(fresh) else [])
-        golden += _score_golden(one.encoder, features, ids=items["id"].to_pylist(), field=field)
+        answers.append(_answer(one, asked, cluster_F=cluster_N[fresh], field=field) if len(fresh) else [])
+        golden += _score_golden(one, ids=items["id"].to_pylist(), field=field)
     facts = {
         "test_items": int((where_N == HELD_OUT).sum()),
         "fresh_items": len(fresh),
         "golden": golden or None,
     }
+    parts = list_parts(asked)
     return pa.Table.from_pylist(list(_pair_up(*answers, metrics=metrics, parts=parts)), schema=SCORES_SCHEMA), facts
+
+
+def _read_pictures(ingested: Path, ids: pa.ChunkedArray) -> pa.Table:
+    """The items with these ids; of the others no more than one shard's pictures are in memory at once."""
+    blocks = iterate_items(ingested, columns=["id", "image", "captions", "labels", "sha256"], rows=BATCH)
+    return pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
+
+
+def _answer(one: Contestant, items: pa.Table, *, cluster_F: np.ndarray, field: Field) -> list[Answers]:
+    gallery = select_gallery(
+        items,
+        load_features(items, towers_folder=one.folder, cache=field.cache),
+        np.arange(items.num_rows),
+        cluster_N=cluster_F,
+        ingested=field.ingested,
+        towers_folder=one.folder,
+        cache=field.cache,
+    )
+    return list(measure_encoder(one.encoder, gallery, ks=field.ks))
 
 
 def list_parts(items: pa.Table) -> dict[str, list[str]]:
@@ -163,16 +168,21 @@ def _pair_up(
                 }
 
 
-def _score_golden(encoder: Encoder, features: Features, *, ids: list[str], field: Field) -> list[float]:
+def _score_golden(one: Contestant, *, ids: list[str], field: Field) -> list[float]:
     """Mean nDCG of the golden queries over every item, as a list of one; empty where there are none."""
     queries = read_golden(field.golden, ids, canvas=read_canvas(field.ingested / "ingest.json"))
     if not queries.ids:
         return []
-    blocks = [
-        encoder.fuse(select_rows(features, np.arange(start, min(start + BATCH, len(ids)))))
-        for start in range(0, len(ids), BATCH)
-    ]
-    score = score_vectors(encoder.encode(queries.images, queries.texts), np.concatenate(blocks), encoder.similarity)
+    encoder = one.encoder
+    blocks = iterate_features(
+        iterate_items(field.ingested, columns=["image", "captions", "sha256"], rows=BATCH),
+        count=count_blocks(field.ingested, rows=BATCH),
+        towers_folder=one.folder,
+        cache=field.cache,
+        towers=encoder.towers,
+    )
+    item_ND = np.concatenate([encoder.fuse(features) for features in blocks])
+    score = score_vectors(encoder.encode(queries.images, queries.texts), item_ND, encoder.similarity)
     return [float(measure_golden(queries, score, ks=field.ks).figures[f"ndcg@{max(field.ks)}"].mean())]
 
 

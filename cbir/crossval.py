@@ -5,7 +5,9 @@ Shapes: N items, Q queries.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +21,9 @@ from cbir.answers import KEY_FIGURES, find_fused
 from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
 from cbir.evaluation_page.folds import KINDS, percent, render_folds
-from cbir.features import CACHE, load_features
+from cbir.features import CACHE
 from cbir.fold_store import Scores, name_folds, open_folds
-from cbir.gallery import select_gallery
+from cbir.gallery import load_gallery
 from cbir.params import EmbedParams, EvaluateParams, SplitParams
 from cbir.params.file import load_section
 from cbir.printing import align_columns
@@ -172,45 +174,36 @@ def list_rows(document: dict[str, Any]) -> list[str]:
 def _run_fold(workspace: Path, folder: Path, columns: dict[str, list[str]], *, fold: int) -> dict[str, Scores]:
     """Train without the fold's test items, and measure on them; what lies in ``folder`` afterwards is not needed."""
     write_table(folder / "split" / "split.parquet", pa.Table.from_pydict(columns, schema=SPLIT_SCHEMA))
-    _train(workspace, folder, fold=fold)
-    test = np.flatnonzero(np.array(columns["split"]) == "test")
-    found = _measure(workspace, folder / "encoder", test, cluster_N=np.array(columns["cluster"]))
+    train_fold(workspace, folder, fold=fold)
+    found = _measure(workspace, folder)
     shutil.rmtree(folder)
     return found
 
 
-def _train(workspace: Path, folder: Path, *, fold: int) -> None:
+def train_fold(workspace: Path, folder: Path, *, fold: int) -> None:
     """Train in a process of its own, as DVC would; its progress goes to stderr."""
     command = [sys.executable, "-m", "cbir.train", str(INGESTED), str(folder / "split"), str(folder / "encoder")]
     process = subprocess.Popen(command, cwd=workspace, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         status = process.wait()
-    except BaseException:  # Ctrl-C is for us to hear: the training would tell of it at length
-        process.kill()
+    except BaseException:  # Ctrl-C is for us to hear: the training, of several processes, would tell of it at length
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     if status != 0:
         raise TrainingError(f"Training without fold {fold + 1} failed, for the reason above; mend it and start again.")
 
 
-def _measure(workspace: Path, encoder_folder: Path, rows: np.ndarray, *, cluster_N: np.ndarray) -> dict[str, Scores]:
-    """The fused system's figures of each query among the given rows, by ``query set.system.figure``, and its gains.
+def _measure(workspace: Path, folder: Path) -> dict[str, Scores]:
+    """The fused system's figures of each query among the fold's test items, by ``query set.system.figure``; its gains.
 
     A gain is by how much its mAP is above that of what needs no training, by ``query set.system.map above rival``.
     """
     ks = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).k
-    items = read_items(workspace / INGESTED, columns=["id", "image", "captions", "labels", "sha256"])
-    features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
     dimensions = load_section(workspace / "params.yaml", "embed", EmbedParams).dimensions
-    encoder = Encoder.load(encoder_folder).shorten(dimensions)
-    gallery = select_gallery(
-        items,
-        features,
-        rows,
-        cluster_N=cluster_N,
-        ingested=workspace / INGESTED,
-        towers_folder=encoder_folder,
-        cache=workspace / CACHE,
+    encoder = Encoder.load(folder / "encoder").shorten(dimensions)
+    gallery = load_gallery(
+        workspace / INGESTED, folder / "split", towers_folder=folder / "encoder", cache=workspace / CACHE
     )
     vectors, rivals = embed_views(encoder, gallery.features), Rivals(gallery, encoder)
     figures: Scores = {}

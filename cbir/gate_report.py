@@ -11,7 +11,7 @@ from cbir.records import read_json
 from cbir.registry import Registry, Release, open_registry
 
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
-LONGEST = 1000  # characters of the reasons; MLflow refuses more than 5,000, and an override puts its own behind them
+LONGEST = 1000  # characters of the reasons; an override adds its own, and stores of MLflow differ in what a tag holds
 SIGNS = {"pass": "pass", "fail": "FAIL", "inconclusive": "open"}
 
 

@@ -12,17 +12,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from cbir.errors import GoldenError
 from cbir.images import PLAIN, Canvas, load_query_image
-from cbir.records import read_jsonl
 
 QUERIES = "queries.jsonl"
 QRELS = "qrels.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Query:
+    """A line of ``queries.jsonl``."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+
+    id: str
+    text: str | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +61,37 @@ def read_golden(folder: Path, item_ids: Sequence[str], *, canvas: Canvas = PLAIN
     grade_QN = _read_grades(folder / QRELS, query_ids=ids, item_ids=item_ids)
     if idle := [id_ for id_, grade_N in zip(ids, grade_QN, strict=True) if not (grade_N > 0).any()]:
         raise GoldenError(f"{folder / QRELS} judges nothing relevant for {_name(idle)}; add a line, or drop the query.")
-    files = [row.get("image") or None for row in rows.values()]
+    files = [row.image or None for row in rows.values()]
     images = [load_query_image(folder / file, canvas) if file else None for file in files]
-    texts = [row.get("text") for row in rows.values()]
+    texts = [row.text or None for row in rows.values()]
     return GoldenQueries(ids=ids, texts=texts, files=files, images=images, grade_QN=grade_QN)
 
 
-def _read_queries(path: Path) -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return rows
-    try:
-        lines = list(read_jsonl(path))
-    except ValueError as error:
-        raise GoldenError(f"{path} has a line that is not JSON ({error}); mend it.") from None
-    for row in lines:
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not (row.get("text") or row.get("image")):
-            raise GoldenError(f"{path}: {row!r} is no query; give each an id, and text, image or both.")
-        if row["id"].split() != [row["id"]]:
-            raise GoldenError(f"{path} has the id {row['id']!r}; {QRELS} can name only one without spaces.")
-        if row["id"] in rows:
-            raise GoldenError(f"{path} has the id {row['id']!r} twice; give every query its own.")
-        rows[row["id"]] = row
+def _read_queries(path: Path) -> dict[str, _Query]:
+    rows: dict[str, _Query] = {}
+    adapter = TypeAdapter(_Query)
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        row = _parse_query(line, adapter, place=place)
+        if not (row.text or row.image):
+            raise GoldenError(f"{place}: {row.id} is no query; give each an id, and text, image or both.")
+        if row.id.split() != [row.id]:
+            raise GoldenError(f"{place} has the id {row.id!r}; {QRELS} can name only one without spaces.")
+        if row.id in rows:
+            raise GoldenError(f"{place} has the id {row.id!r} again; give every query its own.")
+        rows[row.id] = row
     return rows
+
+
+def _parse_query(line: bytes, adapter: TypeAdapter[_Query], *, place: str) -> _Query:
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise GoldenError(f"{place}: {field}{first['msg']}; mend it there.") from None
 
 
 def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:

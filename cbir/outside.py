@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cbir.answers import KEY_FIGURES
+from cbir.clusters import mark_near, parse_hashes
 from cbir.encoder import Encoder
 from cbir.errors import SourceError
 from cbir.evaluation_page import COLUMNS as SHOWN
@@ -27,7 +28,7 @@ from cbir.scoreboard import Scoreboard, score_gallery, write_scores
 from cbir.scratch import make_scratch
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
-from cbir.split import cluster_items, count_near
+from cbir.split import cluster_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:
-    items = read_items(ingested)
+    items = read_items(ingested, columns=["id", "image", "captions", "labels", "group", "sha256", "phash"])
     distance = load_section(workspace / "params.yaml", "split", SplitParams).phash_distance
     groups, hashes, phashes = (items[name].to_pylist() for name in ("group", "sha256", "phash"))
     cluster_N = cluster_items(groups, hashes, phashes, distance=distance)
@@ -128,11 +129,8 @@ def _count_known(phashes: list[str], *, workspace: Path, distance: int) -> dict[
     learnt = set(split.loc[split["split"] != "test", "id"])
     rows = read_items(ingested, columns=["id", "phash"]).to_pylist()
     known = [row["phash"] for row in rows if row["id"] in learnt]
-    return {"items_near_training": count_near(_to_bits(phashes), _to_bits(known), distance=distance)}
-
-
-def _to_bits(phashes: list[str]) -> np.ndarray:
-    return np.array([int(text, 16) for text in phashes], dtype=np.uint64)
+    near_N = mark_near(parse_hashes(phashes), parse_hashes(known), distance=distance)
+    return {"items_near_training": int(near_N.sum())}
 
 
 def _score(gallery: Gallery, items: pa.Table, *, encoder: Encoder, workspace: Path) -> Scoreboard:

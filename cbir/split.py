@@ -1,6 +1,6 @@
 """Which items train, validate and test; groups and near-duplicate pictures never straddle.
 
-Shapes: N items, C clusters, L labels.
+Shapes: N items, M test items, C clusters, L labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cbir.clusters import connect_rows, find_equals, find_near
+from cbir.clusters import connect_rows, find_equals, find_near, mark_near, parse_hashes
 from cbir.errors import CbirError, SplitError
 from cbir.params import SplitParams
 from cbir.params.file import load_section
@@ -61,11 +61,11 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     rows = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
     largest = int(np.bincount(cluster_N).max())
     figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
-    phash_N = np.array([int(text, 16) for text in items["phash"]], dtype=np.uint64)
-    near = count_near(phash_N[where_N == "test"], phash_N[where_N == "train"], distance=params.phash_distance)
+    phash_N = parse_hashes(items["phash"])
+    near_M = mark_near(phash_N[where_N == "test"], phash_N[where_N == "train"], distance=params.phash_distance)
     with replace_folder(out) as folder:
         write_table(folder / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
-        write_json(folder / "split.json", counts | figures | {"test_items_near_training": near})
+        write_json(folder / "split.json", counts | figures | {"test_items_near_training": int(near_M.sum())})
     return counts
 
 
@@ -75,13 +75,8 @@ def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, d
     Items are joined by an equal group, file hash or perceptual hash, or one within ``distance`` bits, and so on
     along the chain: flat drawings can chain far, and the whole chain stays together.
     """
-    near = find_near(np.array([int(p, 16) for p in phashes], dtype=np.uint64), distance=distance)
+    near = find_near(parse_hashes(phashes), distance=distance)
     return connect_rows(*map(find_equals, (groups, hashes, phashes)), near, count=len(groups))
-
-
-def count_near(test_phash: np.ndarray, train_phash: np.ndarray, *, distance: int) -> int:
-    """How many test items have a training item within ``distance`` bits of their perceptual hash (uint64)."""
-    return sum(int((np.bitwise_count(train_phash ^ phash) <= distance).any()) for phash in test_phash)
 
 
 def _fix_clusters(cluster_N: np.ndarray, given: list[str | None]) -> tuple[dict[int, str], int]:

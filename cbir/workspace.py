@@ -27,8 +27,12 @@ def find_workspace() -> Path:
 
 
 def locate_index(workspace: Path) -> str:
-    """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace."""
-    return os.environ.get("CBIR_INDEX_URI") or str(workspace / "lancedb")
+    """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace.
+
+    A relative path is one of the workspace, so that every process finds the same tables from wherever it is run.
+    """
+    uri = os.environ.get("CBIR_INDEX_URI") or "lancedb"
+    return uri if "://" in uri else str(workspace / uri)
 
 
 def locate_gate(workspace: Path, key: str) -> Path:

@@ -1,4 +1,4 @@
-"""What is looked at before a run does anything: that every section of params.yaml holds what it may."""
+"""What is looked at before a run does anything: that params.yaml and the golden queries hold what they may."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prefect import task
 
 from cbir.errors import ParamsError, ValidationError, hint_at
 from cbir.gate.names import check_names
+from cbir.golden import QRELS, QUERIES, read_golden
 from cbir.ingest import iterate_raw
 from cbir.params import SECTIONS
 from cbir.params.file import load_section
@@ -25,6 +26,8 @@ def check_params(workspace: str) -> None:
     """Load every section: one that is wrong would else be noticed after the training, or, with nothing to do, never.
 
     Raises:
+        GoldenError: the golden queries are malformed, or name what no raw item is.
+        ImageError: a golden query's picture cannot be used.
         ParamsError: the file is missing, or a key or value is not one, or does not fit another.
         TowerError: there is no such tower, or what its weights are read from is not there.
         ValidationError: the suite of expectations is not there.
@@ -39,6 +42,7 @@ def check_params(workspace: str) -> None:
     check_towers(loaded["towers"], workspace=root)
     check_names(loaded["gate"], ks=loaded["evaluate"].k)
     _check_slices(loaded["evaluate"].slices, raw=root / "data/raw")
+    _check_golden(root / "golden", raw=root / "data/raw")
     wanted, there = loaded["embed"].dimensions, loaded["train"].dimensions
     if wanted is not None and wanted > there:
         raise ParamsError(
@@ -60,3 +64,10 @@ def _check_slices(names: Sequence[str], *, raw: Path) -> None:
             raise ParamsError(
                 f"params.yaml: evaluate.slices: no item has the attribute {name}; {hint_at(name, sorted(known))}"
             )
+
+
+def _check_golden(golden: Path, *, raw: Path) -> None:
+    """Read what the evaluation will read; only an item that goes to quarantine is noticed there alone."""
+    given = [golden / name for name in (QUERIES, QRELS) if (golden / name).exists()]
+    if any(path.stat().st_size for path in given) and any(raw.glob(f"*/{RAW_ITEMS}")):
+        read_golden(golden, [row["id"] for _, row in iterate_raw(raw)])

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import COLOURS as SQUARES
+from conftest import draw
 from PIL import Image, ImageDraw
+from tiny_encoder import write_encoder
 
 from cbir.contest import SCORES_SCHEMA, Contestant, Field, find_fresh, hold_contest, list_pairs, record_split
 from cbir.encoder import Encoder
+from cbir.gallery import load_gallery
 from cbir.gate.decision import decide
 from cbir.gate.evidence import Contest, Decision, Evidence, IndexFigures
+from cbir.gate.names import COMPARED
 from cbir.ingest import ingest
 from cbir.params import FineTuneParams, GateParams, IngestParams, SplitParams, TowerParams, TrainParams
-from cbir.records import read_table, write_jsonl
+from cbir.query_sets import measure_encoder
+from cbir.records import ITEM_SCHEMA, read_table, write_jsonl, write_table
 from cbir.split import split_items
 from cbir.train import train
 
@@ -174,30 +180,121 @@ def test_the_champion_against_itself_is_as_good_and_no_better(arena: Arena) -> N
     assert (decision.verdict, hindering) == ("fail", {"superior"})
 
 
-def make_items(rows: list[tuple[str, str, int]]) -> pa.Table:
-    """Items of (id, file hash, perceptual hash)."""
-    return pa.table(
-        {
-            "id": [id_ for id_, _, _ in rows],
-            "sha256": [sha for _, sha, _ in rows],
-            "phash": [f"{phash:016x}" for _, _, phash in rows],
-        }
+def make_field(folder: Path, *, words: bool = True) -> Field:
+    """Eight test items, two of a group, two of a colour and a change of one into another; or pictures alone."""
+    rows = []
+    for n in range(8):
+        colour = list(SQUARES)[n // 2]
+        picture = folder / f"raw/squares/{n}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(SQUARES[colour], seed=n).save(picture)
+        said = {"captions": [f"a {colour} square"], "labels": [colour], "group": str(n // 2)} if words else {}
+        rows.append({"id": str(n), "file_name": picture.name} | said)
+    write_jsonl(folder / "raw/squares/items.jsonl", rows)
+    change = {"reference_id": "0", "caption": "blue", "target_id": "4"}
+    write_jsonl(folder / "raw/squares/relative.jsonl", [change] if words else [])
+    ingest(folder / "raw", folder / "ingested", params=IngestParams())
+    places = {"id": [row["id"] for row in rows], "split": ["test"] * 8, "cluster": [str(n // 2) for n in range(8)]}
+    write_table(folder / "split/split.parquet", pa.table(places))
+    return Field(
+        ingested=folder / "ingested",
+        split=folder / "split",
+        golden=folder / "golden",
+        cache=folder / ".cbir/features",
+        ks=(1, 10),
     )
 
 
-def test_a_test_item_is_fresh_unless_its_id_its_file_or_nearly_its_picture_was_learnt_from() -> None:
-    learnt = make_items([("a", "1", 0), ("b", "2", 0xFF << 8), ("c", "3", 0xFF << 16)])
-    learnt = learnt.append_column("split", pa.array(["train", "validation", "test"]))
-    rows = [
-        ("a", "9", 0xFF << 32),  # the id of a training item
-        ("new-1", "2", 0xFF << 40),  # the file of a validation item
-        ("new-2", "8", 0b11),  # two bits from a training item's picture
-        ("new-3", "7", 0b111),  # three bits from it
-        ("c", "3", 0xFF << 16),  # was a test item then
-        ("new-4", "6", 0xFF << 48),  # not tested now
+def test_what_the_gate_can_be_asked_to_compare_is_what_an_encoder_answers(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", name="one")
+    found: dict[str, set[str]] = {}
+    for name, words in {"told": True, "bare": False}.items():
+        field = make_field(tmp_path / name, words=words)
+        gallery = load_gallery(field.ingested, field.split, towers_folder=folder, cache=field.cache)
+        for one in measure_encoder(Encoder.load(folder), gallery, ks=field.ks):
+            found.setdefault(one.query_set, set()).add(one.system)
+    assert found == {task: set(systems) for task, systems in COMPARED.items()}
+
+
+def make_contestants(folder: Path) -> tuple[Contestant, Contestant]:
+    """Two encoders of the same towers that answer alike."""
+    folders = [write_encoder(folder / name, name=name) for name in ("old", "new")]
+    old, new = (Contestant(folder=place, encoder=Encoder.load(place)) for place in folders)
+    return old, new
+
+
+def learn_first(field: Field, *, items: int) -> pa.Table:
+    """What a champion recorded that trained on the first ``items``; they are training items now, too."""
+    places = read_table(field.split / "split.parquet", made_by="split").to_pydict()
+    places["split"][:items] = ["train"] * items
+    write_table(field.split / "split.parquet", pa.table(places))
+    record_split(field.ingested, field.split, field.split / "learnt.parquet")
+    return read_table(field.split / "learnt.parquet", made_by="split")
+
+
+def test_pictures_that_are_not_compared_on_are_not_looked_at(tmp_path: Path) -> None:
+    field = make_field(tmp_path)
+    learnt = learn_first(field, items=4)
+    shard = field.ingested / "items-00000.parquet"
+    rows = read_table(shard, made_by="ingest").to_pylist()
+    broken = [row | ({"image": b"no picture"} if row["id"] in "0123" else {}) for row in rows]
+    write_table(shard, pa.Table.from_pylist(broken, schema=ITEM_SCHEMA))
+    metrics = ["text_to_image.fused.map"]
+    scores, facts = hold_contest(*make_contestants(tmp_path), field=field, learnt=learnt, distance=0, metrics=metrics)
+    assert facts == {"test_items": 4, "fresh_items": 4, "golden": None}
+    assert sorted(scores["query"].to_pylist()) == ["4", "5", "6", "7"]
+    assert scores["champion"].to_pylist() == scores["challenger"].to_pylist()
+
+
+def test_golden_queries_are_asked_of_every_item_learnt_from_or_not(tmp_path: Path) -> None:
+    field = make_field(tmp_path)
+    learnt = learn_first(field, items=8)
+    write_jsonl(field.golden / "queries.jsonl", [{"id": "red", "text": "red square"}])
+    (field.golden / "qrels.txt").write_text("red 0 0 1\nred 0 1 1\n")
+    scores, facts = hold_contest(*make_contestants(tmp_path), field=field, learnt=learnt, distance=0, metrics=[])
+    assert (scores.num_rows, facts) == (0, {"test_items": 0, "fresh_items": 0, "golden": [1.0, 1.0]})
+
+
+def make_items(rows: list[tuple[str, str, str, int]]) -> pa.Table:
+    """Items of (id, group, file hash, perceptual hash)."""
+    names = ("id", "group", "sha256", "phash")
+    return pa.table(dict(zip(names, zip(*[(*row[:3], f"{row[3]:016x}") for row in rows], strict=True), strict=True)))
+
+
+LEARNT = make_items([("a", "g", "1", 0), ("b", "h", "2", 0xFF << 8), ("c", "i", "3", 0xFF << 16)]).append_column(
+    "split", pa.array(["train", "validation", "test"])
+)
+ASKED = make_items(
+    [
+        ("a", "j", "9", 0xFF << 32),  # the id of a training item
+        ("new-1", "k", "2", 0xFF << 40),  # the file of a validation item
+        ("new-2", "l", "8", 0b11),  # two bits from a training item's picture
+        ("new-3", "m", "7", 0b111),  # three bits from it
+        ("c", "i", "3", 0xFF << 16),  # was a test item then
+        ("new-4", "g", "6", 0xFF << 24),  # a variant of a training item
+        ("new-5", "n", "5", 0xFF << 48),  # not tested now
     ]
-    where_N = np.array(["test"] * 5 + ["train"])
-    assert find_fresh(make_items(rows), where_N, learnt=learnt, distance=2).tolist() == [3, 4]
+)
+WHERE = np.array(["test"] * 6 + ["train"])
+
+
+def test_a_test_item_is_fresh_unless_its_id_its_group_its_file_or_nearly_its_picture_was_learnt_from() -> None:
+    assert find_fresh(ASKED, WHERE, learnt=LEARNT, distance=2).tolist() == [3, 4]
+
+
+def test_of_a_release_that_recorded_no_groups_the_rest_is_compared() -> None:
+    old = LEARNT.drop_columns("group")
+    assert find_fresh(ASKED, WHERE, learnt=old, distance=2).tolist() == [3, 4, 5]
+
+
+def test_what_a_release_learnt_from_is_recorded_with_groups_and_hashes(tmp_path: Path) -> None:
+    write_table(tmp_path / "items-00000.parquet", ASKED)
+    places = {"id": ASKED["id"], "split": pa.array(WHERE), "cluster": ASKED["group"]}
+    write_table(tmp_path / "split.parquet", pa.table(places))
+    record_split(tmp_path, tmp_path, tmp_path / "learnt.parquet")
+    found = read_table(tmp_path / "learnt.parquet", made_by="split")
+    assert found.select(ASKED.column_names).to_pylist() == ASKED.to_pylist()
+    assert found["split"].to_pylist() == WHERE.tolist()
 
 
 def test_slices_are_some_of_the_queries_and_never_all_of_them() -> None:

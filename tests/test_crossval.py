@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ from conftest import cbir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbir.crossval import deal_folds, name_parts, summarise
+from cbir.crossval import deal_folds, name_parts, summarise, train_fold
 from cbir.errors import SplitError
 from cbir.params import SplitParams
 from flows.stages import run_dvc
@@ -86,6 +91,45 @@ def test_the_interval_is_over_the_clusters_of_all_folds() -> None:
     assert found["high"] == pytest.approx(value_Q.mean() + error, abs=0.005)
     mates = [{"map": (np.repeat(part, 4), np.repeat(np.arange(100), 4))} for part in np.split(value_Q, 4)]
     assert summarise(mates, seed=0)["map"]["low"] == pytest.approx(found["low"], abs=0.005)
+
+
+RANKS = """
+import pathlib, subprocess, time
+rank = subprocess.Popen(["sleep", "600"])
+pathlib.Path("rank.txt.partial").write_text(str(rank.pid))
+pathlib.Path("rank.txt.partial").rename("rank.txt")
+time.sleep(600)
+"""
+
+
+def test_an_interrupted_training_leaves_none_of_its_processes_behind(tmp_path: Path) -> None:
+    (tmp_path / "cbir").mkdir()
+    (tmp_path / "cbir/__init__.py").touch()
+    (tmp_path / "cbir/train.py").write_text(RANKS)  # what lies in the workspace is found first
+    told = tmp_path / "rank.txt"
+
+    def interrupt() -> None:
+        wait_until(told.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(tmp_path, tmp_path / "0", fold=0)
+    thread.join()
+    wait_until(lambda: not is_running(int(told.read_text())))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import COLOURS, cbir, draw
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(folder: Path, queries: list[dict[str, str]], qrels: str) -> None:
+def write(folder: Path, queries: list[dict[str, Any]], qrels: str) -> None:
     (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     (folder / "qrels.txt").write_text(qrels)
 
@@ -63,12 +64,18 @@ def test_no_file_or_an_empty_one_means_no_queries(tmp_path: Path) -> None:
         ([RED], "red s/1 1\n", "is no judgement; write `query 0 item grade`"),
         ([RED], "red 0 s/1 good\n", "is no judgement"),
         ([RED | {"id": "a red"}], "", "'a red'; qrels.txt can name only one without spaces"),
-        ([RED, RED], "red 0 s/1 1\n", "'red' twice; give every query its own"),
-        ([{"id": "idle"}], "", "give each an id, and text, image or both"),
+        ([RED, RED], "red 0 s/1 1\n", "line 2 has the id 'red' again; give every query its own"),
+        ([{"id": "idle"}], "", "line 1: idle is no query; give each an id, and text, image or both"),
+        ([{"id": "idle", "text": ""}], "", "give each an id, and text, image or both"),
+        ([RED, RED | {"id": "b", "text": 5}], "", "queries.jsonl, line 2: text: Input should be a valid string; mend"),
+        ([RED | {"image": ["a.png"]}], "", "line 1: image: Input should be a valid string"),
+        ([RED | {"id": 1}], "", "line 1: id: Input should be a valid string"),
+        ([{"text": "red"}], "", "line 1: id: Field required"),
+        ([RED | {"txt": "red"}], "", "line 1: txt: Unexpected keyword argument"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(
-    tmp_path: Path, queries: list[dict[str, str]], qrels: str, message: str
+    tmp_path: Path, queries: list[dict[str, Any]], qrels: str, message: str
 ) -> None:
     write(tmp_path, queries, qrels)
     with pytest.raises(GoldenError, match=message.replace("(", r"\(")):
@@ -80,7 +87,7 @@ def test_a_line_that_is_not_json_and_a_picture_that_is_missing_are_named(folder:
     with pytest.raises(ImageError, match=r"blue\.png is not a file"):
         read_golden(folder, ITEMS)
     (folder / "queries.jsonl").write_text("{'id': 1}\n")
-    with pytest.raises(GoldenError, match="not JSON"):
+    with pytest.raises(GoldenError, match=r"queries\.jsonl, line 1: Invalid JSON"):
         read_golden(folder, ITEMS)
 
 

@@ -11,7 +11,7 @@ from conftest import ROOT, cbir, set_param
 from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
-from cbir.errors import ParamsError, RegistryError, TowerError, ValidationError, WorkspaceError
+from cbir.errors import GoldenError, ImageError, ParamsError, RegistryError, TowerError, ValidationError, WorkspaceError
 from cbir.gate.names import check_names
 from cbir.params import SECTIONS as KNOWN
 from cbir.params import GateParams
@@ -38,6 +38,23 @@ def test_the_gate_may_be_asked_about_every_figure_that_an_evaluation_writes() ->
     written = flatten_metrics(json.loads((ROOT / "metrics.json").read_text()))
     assert len(written) > 100
     check_names(GateParams(floor=dict.fromkeys(written, 0.0)), ks=(1, 5, 10))
+
+
+@pytest.mark.parametrize("key", ["protect", "improve"])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("golden.fused.map", r"golden queries are compared by gate\.golden_margin; drop it here"),
+        ("label.bm25.map", r"such as label\.fused_both\.map, or hold it to a gate\.floor"),
+        ("text_to_image.fused_both.map", r"hold it to a gate\.floor"),
+        ("label.fused_both.queries", r"hold it to a gate\.floor"),
+        ("counts.items", r"hold it to a gate\.floor"),
+    ],
+)
+def test_what_champion_and_challenger_do_not_both_answer_cannot_be_compared(key: str, name: str, remedy: str) -> None:
+    params = GateParams(protect={name: 0.0}) if key == "protect" else GateParams(improve=(name,))
+    with pytest.raises(ParamsError, match=rf"gate\.{key}: {name} is not compared with the champion's; .*{remedy}"):
+        check_names(params, ks=(1, 5, 10))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,30 @@ def test_what_fits_no_other_section_or_file_is_told_before_the_training(
     with pytest.raises((ParamsError, TowerError, ValidationError), match=said):
         check_params.fn(str(tmp_path))
     (tmp_path / "params.yaml").write_text("{}")
+    check_params.fn(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("query", "judgement", "said"),
+    [
+        ({"id": "red", "text": 5}, "red 0 mine/1 1", r"queries\.jsonl, line 1: text: Input should be a valid string"),
+        ({"id": "red", "text": "red"}, "red 0 mine/2 1", r"lacks: mine/2; mend or drop"),
+        ({"id": "red", "image": "red.png"}, "red 0 mine/1 1", r"red\.png is not a file"),
+    ],
+)
+def test_golden_queries_are_read_before_the_training(
+    tmp_path: Path, query: dict[str, object], judgement: str, said: str
+) -> None:
+    write_jsonl(tmp_path / "data/raw/mine/items.jsonl", [{"id": "mine/1", "file_name": "1.png"}])
+    (tmp_path / "expectations").mkdir()
+    (tmp_path / "expectations/items.json").touch()
+    (tmp_path / "params.yaml").write_text("{}")
+    write_jsonl(tmp_path / "golden/queries.jsonl", [query])
+    (tmp_path / "golden/qrels.txt").write_text(judgement)
+    with pytest.raises((GoldenError, ImageError), match=said):
+        check_params.fn(str(tmp_path))
+    write_jsonl(tmp_path / "golden/queries.jsonl", [])
+    (tmp_path / "golden/qrels.txt").write_text("")
     check_params.fn(str(tmp_path))
 
 
