@@ -3,13 +3,13 @@
 Queries that are variants of one another (a cluster: near duplicates, the skin tones of one emoji) are not independent:
 clusters are resampled whole, not queries (Field & Welsh 2007, Bootstrapping clustered data).
 
-Shapes: Q queries, C clusters, R resamples.
+Shapes: Q queries, C clusters, F figures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,6 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 2000
 FINE = 10_000  # resamples where a decision hangs on a far tail
-CELLS = 2**18  # of resampled clusters at once: 2 MB, which a processor keeps near
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -71,17 +70,24 @@ def find_joint_intervals(
     resamples: int = RESAMPLES,
 ) -> list[tuple[float, float]]:
     """The same of several figures of the same queries, float (Q,) each, over the same resampled clusters."""
-    if not len(values) or len(np.unique(cluster_Q)) < 2:
+    sums = [_sum_clusters(value_Q, cluster_Q) for value_Q in values]
+    if not sums or len(sums[0][1]) < 2:
         return [(float(value_Q.mean()), float(value_Q.mean())) for value_Q in values]
-    totals, counts = zip(*(_sum_clusters(value_Q, cluster_Q) for value_Q in values), strict=True)
-    clusters, parts = len(counts[0]), []
-    for rows in _cut_resamples(resamples, clusters):
-        draw_RC = rng.integers(0, clusters, (rows, clusters))
-        count_R = counts[0][draw_RC].sum(axis=1)
-        parts.append(np.stack([total_C[draw_RC].sum(axis=1) / count_R for total_C in totals]))
-    tail = (1 - level) / 2
-    ends = stats.quantile(np.concatenate(parts, axis=1), np.array([tail, 1 - tail]), axis=1)
-    return [(float(low), float(high)) for low, high in ends]
+    total_FC, count_C = np.stack([total_C for total_C, _ in sums]), sums[0][1]
+    found = stats.bootstrap(
+        (total_FC, count_C),
+        lambda total, count, axis: total.sum(axis) / count.sum(axis),
+        axis=-1,
+        paired=True,
+        vectorized=True,
+        batch=200,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=rng,
+    )
+    interval = found.confidence_interval
+    return [(float(low), float(high)) for low, high in zip(interval.low, interval.high, strict=True)]
 
 
 def compare_systems(
@@ -97,39 +103,16 @@ def compare_systems(
     total_C, _ = _sum_clusters(difference_Q, cluster_Q)
     if len(total_C) < 2:
         return Comparison(float(difference_Q.mean()), low, high, 1.0)
-    return Comparison(float(difference_Q.mean()), low, high, _test_swaps(total_C, rng=rng))
-
-
-def _test_swaps(total_C: np.ndarray, *, rng: np.random.Generator) -> float:
-    """The p-value of the sum: how often it is as far from 0 where each cluster's sign is up to chance.
-
-    Of few clusters every choice of signs is tried.
-    """
-    clusters = len(total_C)
-    exact = 2**clusters <= RESAMPLES
-    if exact:
-        every = np.arange(2**clusters)[:, None] >> np.arange(clusters)
-        sum_R = _flip(total_C, every)
-    else:
-        blocks = _cut_resamples(RESAMPLES, clusters)
-        draws = (rng.integers(2**32, size=(rows, clusters), dtype=np.uint32) for rows in blocks)
-        sum_R = np.concatenate([_flip(total_C, draw_RC) for draw_RC in draws])
-    observed = total_C.sum()
-    slack = abs(100 * np.finfo(float).eps * observed)  # of equal sums in another order
-    less, more = np.sum(sum_R <= observed + slack), np.sum(sum_R >= observed - slack)
-    own = 0 if exact else 1  # what was observed is one of the choices
-    return float(min(2 * (min(less, more) + own) / (len(sum_R) + own), 1.0))
-
-
-def _flip(total_C: np.ndarray, draw_RC: np.ndarray) -> np.ndarray:
-    """Sums, float64 (R,), where the lowest bit of what was drawn says which clusters keep their sign."""
-    return np.asarray(np.where(draw_RC & 1, total_C, -total_C).sum(axis=1))
-
-
-def _cut_resamples(resamples: int, clusters: int) -> Iterator[int]:
-    """How many resamples to have in memory at once, time after time."""
-    rows = max(1, CELLS // clusters)
-    yield from (min(rows, resamples - start) for start in range(0, resamples, rows))
+    swapped = stats.permutation_test(
+        (total_C,),
+        lambda total, axis: total.sum(axis),
+        permutation_type="samples",
+        vectorized=True,
+        batch=200,
+        n_resamples=RESAMPLES,
+        rng=rng,
+    )
+    return Comparison(float(difference_Q.mean()), low, high, float(swapped.pvalue))
 
 
 def judge_non_inferiority(

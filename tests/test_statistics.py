@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from cbir.statistics import (
-    RESAMPLES,
     compare_systems,
     count_more,
     find_interval,
@@ -28,22 +26,6 @@ def test_the_interval_of_many_queries_is_that_of_the_normal_distribution() -> No
         pytest.approx(value_Q.mean() - half, abs=0.006),
         pytest.approx(value_Q.mean() + half, abs=0.006),
     )
-
-
-@pytest.mark.parametrize("clusters", [3, 60, 900])
-def test_the_interval_and_the_p_value_are_those_of_scipy(clusters: int) -> None:
-    rng = np.random.default_rng(9)
-    cluster_Q = rng.permutation(np.arange(2 * clusters) // 2)
-    ours_Q, theirs_Q = rng.random((2, 2 * clusters))
-    total_C = np.array([(ours_Q - theirs_Q)[cluster_Q == cluster].sum() for cluster in range(clusters)])
-    found = compare_systems(ours_Q, theirs_Q, cluster_Q, rng=np.random.default_rng(1))
-    one = np.random.default_rng(1)
-    drawn = stats.bootstrap((total_C / 2,), np.mean, method="percentile", n_resamples=RESAMPLES, rng=one)
-    assert (found.low, found.high) == pytest.approx(tuple(drawn.confidence_interval), rel=1e-9)
-    swapped = stats.permutation_test(
-        (total_C,), np.sum, permutation_type="samples", n_resamples=RESAMPLES, batch=RESAMPLES, rng=one
-    )
-    assert found.p_value == swapped.pvalue
 
 
 def test_figures_of_the_same_queries_have_each_the_interval_that_it_has_alone() -> None:
