@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from conftest import cbir, set_param
 from mlflow.tracking import MlflowClient
+from small_releases import forget_history
 
 from cbir.contest import SCORES_SCHEMA, Contestant
 from cbir.errors import ReleaseError
@@ -184,7 +185,7 @@ def test_a_refusal_stands_until_the_rules_the_figures_or_the_machine_changes(
     live: Path, change: Callable[[Path], None]
 ) -> None:
     forget_champion(live)
-    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_registered_model_tag("cbir", "history.000000")
+    forget_history(live)
     registry = Registry(live, name="cbir")
     tags = {"verdict": "fail", "champion": "none", "reasons": "superior", "again": "False"}
     tags["key"] = make_gate_key(live, None)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
-from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from cbir.errors import ReleaseError
 from cbir.params import ReleaseParams
 from cbir.params.file import load_section
 from cbir.registry.artifacts import Artifacts
-from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
+from cbir.registry.history import PROMOTE, Entry, select_moves
+from cbir.registry.log import Log, lock_history
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
 from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
-from cbir.registry.tracking import Tracking
+from cbir.registry.tracking import Tracking, find_model
 
 __all__ = [
     "CHALLENGER",
@@ -39,7 +36,6 @@ __all__ = [
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 WANTED = "wanted_at"  # when a run last registered what was registered already
-HISTORY = "history."
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 NONE_PASSED = (
     "No release is live, for the gate let none pass: `cbir-ops gate --explain` says why. Mend what it says and run "
@@ -55,6 +51,7 @@ class Registry:
         self._workspace = workspace
         self._tracking = Tracking(workspace)
         self._client = self._tracking.client
+        self._log = Log(self._client, name=name)
         self._artifacts = Artifacts(self._client, uri=self._tracking.uri, workspace=workspace)
 
     def register(
@@ -155,12 +152,12 @@ class Registry:
 
         Empty where nothing was ever registered.
         """
-        model = self._find_model()
+        model = find_model(self._client, self.name)
         return f"{self.name} {model.creation_timestamp}" if model else ""
 
     def read_aliases(self) -> dict[str, str]:
         """Which version each alias names."""
-        model = self._find_model()
+        model = find_model(self._client, self.name)
         return {name: str(version) for name, version in model.aliases.items()} if model else {}
 
     def read_metrics(self, release: Release) -> dict[str, float]:
@@ -188,7 +185,7 @@ class Registry:
                 self._client.delete_registered_model_alias(self.name, CHALLENGER)
             history = self.read_history()
             if not history or history[-1]["version"] != release.version:
-                self._append(release, action=action, reason=reason, now=now, by=by)
+                self._log.append(release, action=action, reason=reason, now=now, by=by)
 
     def name_challenger(self, release: Release) -> None:
         """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
@@ -217,19 +214,7 @@ class Registry:
 
     def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
         """Write down what was done to a release; nothing is ever taken out again."""
-        with lock_history(self._workspace):
-            self._append(release, action=action, reason=reason, now=now, by=by)
-
-    def _append(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None) -> None:
-        entry = {
-            "version": release.version,
-            "at": now.isoformat(),
-            "by": by or _name_user(),
-            "why": reason,
-            "action": action,
-        }
-        last = max((int(name.removeprefix(HISTORY)) for name in self._read_log_tags()), default=-1)
-        self._client.set_registered_model_tag(self.name, f"{HISTORY}{last + 1:06d}", json.dumps(entry))
+        self._log.append(release, action=action, reason=reason, now=now, by=by)
 
     def read_history(self) -> list[Entry]:
         """What was made live, oldest first: version, at, by, why, action."""
@@ -237,13 +222,7 @@ class Registry:
 
     def read_log(self) -> list[Entry]:
         """Everything that was done to releases, oldest first: version, at, by, why, action."""
-        tags = self._read_log_tags()
-        entries: list[Entry] = [json.loads(tags[name]) for name in sorted(tags)]
-        return [entry | {"action": read_action(entry)} for entry in entries]
-
-    def _read_log_tags(self) -> dict[str, str]:
-        model = self._find_model()
-        return {name: value for name, value in model.tags.items() if name.startswith(HISTORY)} if model else {}
+        return self._log.read()
 
     def pin(self, release: Release, *, reason: str) -> None:
         """Keep a release from being cleaned up."""
@@ -314,18 +293,12 @@ class Registry:
         return self._client.create_run(experiment, run_name=f"release {key[:8]}", tags={RELEASE_KEY: key})
 
     def _ensure_model(self) -> None:
-        if self._find_model() is None:
+        if find_model(self._client, self.name) is None:
             self._client.create_registered_model(self.name)
 
     def _find_alias(self, alias: str) -> Release | None:
         try:
             return read_release(self._client.get_model_version_by_alias(self.name, alias))
-        except MlflowException:
-            return None
-
-    def _find_model(self) -> RegisteredModel | None:
-        try:
-            return self._client.get_registered_model(self.name)
         except MlflowException:
             return None
 
@@ -338,11 +311,3 @@ def open_registry(workspace: Path) -> Registry:
         RegistryError: the workspace's file is no database.
     """
     return Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
-
-
-def _name_user() -> str:
-    """Name of whoever runs this, or the number where it has no name, as in many containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # KeyError before Python 3.13
-        return str(os.getuid())
