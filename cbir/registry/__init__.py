@@ -199,10 +199,12 @@ class Registry:
     def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
         """Keep a decision with its release: ``files`` as evidence, then ``gate.`` tags, and of these ``verdict`` last.
 
-        Killed on the way, it leaves a release that is not decided on, also where an earlier decision was.
+        Killed on the way, it leaves a release that is not decided on, also where an earlier decision was. A card that
+        is there tells of the earlier one: the release has none until it is written anew.
         """
         if f"{GATE}{VERDICT}" in self._client.get_model_version(self.name, release.version).tags:
             self._client.delete_model_version_tag(self.name, release.version, f"{GATE}{VERDICT}")
+        self._client.update_model_version(self.name, release.version, "")
         for file in files:
             self._client.log_artifact(release.run_id, str(file), "evidence")
         for name, value in sorted(tags.items(), key=lambda tag: tag[0] == VERDICT):
@@ -241,6 +243,10 @@ class Registry:
         for file in files:
             self._client.log_artifact(release.run_id, str(file))
         self._client.update_model_version(self.name, release.version, description)
+
+    def has_card(self, release: Release) -> bool:
+        """Whether its model card was written since it was last decided on."""
+        return bool(self._client.get_model_version(self.name, release.version).description)
 
     def fetch_evidence(self, release: Release, name: str) -> Path:
         """Local path of one file that was registered as evidence.
