@@ -18,12 +18,25 @@ from cbir.registry.artifacts import Artifacts
 from cbir.registry.history import PROMOTE, Entry, select_moves
 from cbir.registry.log import Log, lock_history
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
-from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
+from cbir.registry.release import (
+    GATE,
+    MODEL,
+    NOTHING,
+    PINNED,
+    REFRESHED,
+    RELEASE_KEY,
+    TOLD,
+    VERDICT,
+    Release,
+    make_key,
+    read_release,
+)
 from cbir.registry.tracking import Tracking, find_model
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "NOTHING",
     "PINNED",
     "WANTED",
     "Registry",
@@ -225,6 +238,10 @@ class Registry:
     def read_log(self) -> list[Entry]:
         """Everything that was done to releases, oldest first: version, at, by, why, action."""
         return self._log.read()
+
+    def record_told(self, release: Release, what: str) -> None:
+        """Keep with a release which outcome people were told, or ``NOTHING`` where a run has yet to tell them."""
+        self._client.set_model_version_tag(self.name, release.version, TOLD, what)
 
     def pin(self, release: Release, *, reason: str) -> None:
         """Keep a release from being cleaned up."""
