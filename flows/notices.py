@@ -11,9 +11,12 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import FlowRun, State
 
-from cbir.errors import ParamsError
+from cbir.errors import CbirError, ParamsError
 from cbir.params import NotifyParams
 from cbir.params.file import load_section
+from cbir.registry import open_registry
+from flows.faults import may_pass
+from flows.gate import find_release
 
 
 def load_block(workspace: Path) -> tuple[NotificationBlock | None, NotifyParams]:
@@ -56,12 +59,55 @@ def notify(workspace: str, event: str, *, subject: str, body: str) -> bool:
 
 
 def tell_outcome(workspace: str, summary: Mapping[str, Any]) -> None:
-    """Tell of what a run of `retrain` came to. A message that cannot be sent is logged; the run is as it was."""
+    """Tell of what a run of `retrain` came to, and note that with the release.
+
+    A message that cannot be sent is logged, and sent by the next run; the run is as it was.
+    """
     outcome, name = summary["outcome"], Path(workspace).name
     subject, body = describe_outcome(name, summary)
     state = notify(workspace, outcome, subject=subject, body=body, return_state=True)
     if not state.is_completed():
-        get_run_logger().warning("nobody was told: %s", state.message)
+        get_run_logger().warning("nobody was told, the next run tells: %s", state.message)
+        return
+    noted = note_told(workspace, summary["key"], outcome, return_state=True)
+    if not noted.is_completed():
+        get_run_logger().warning("the next run tells the same again: %s", noted.message)
+
+
+@task(
+    name="note what was told",
+    task_run_name="note what was told",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_pass,
+)
+def note_told(workspace: str, key: str, outcome: str) -> None:
+    """Keep with the release what people were told of it, whether they wanted to hear it or not."""
+    registry, release = find_release(Path(workspace), key)
+    registry.record_told(release, outcome)
+
+
+@task(
+    name="look for what was not told",
+    task_run_name="look for what was not told",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_pass,
+)
+def find_untold(workspace: str, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run with nothing to do has to tell, or None.
+
+    That is what one that was killed, or whose message could not be sent, left; and that a release is kept back, which
+    every run tells. Not that a release is live which a person promoted against the gate.
+    """
+    _, release = find_release(Path(workspace), summary["key"])
+    if summary["outcome"] == "kept":
+        return dict(summary)
+    if not release.untold:
+        return None
+    if summary["outcome"] != "unchanged":
+        return dict(summary)
+    return {**summary, "outcome": "promoted"} if release.gate.get("verdict") == "pass" else None
 
 
 def describe_outcome(name: str, summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -84,10 +130,23 @@ def name_live(summary: Mapping[str, Any]) -> str:
     return f"release {summary['version']} is live" if summary["version"] else "no release is live"
 
 
+def describe_live(workspace: Path) -> str:
+    """What is live, and since when, as a run fails: it may do so after its promotion."""
+    try:
+        registry = open_registry(workspace)
+        champion = registry.find_champion()
+        last = registry.read_history()[-1:]
+    except CbirError as error:
+        return f"What is live cannot be read: {error}"
+    said = name_live({"version": champion.version if champion else None}).capitalize()
+    since = [entry["at"][:16] for entry in last if champion is not None and entry["version"] == champion.version]
+    return f"{said}, since {since[0]} UTC." if since else f"{said}."
+
+
 def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of a flow that failed or crashed."""
     workspace = Path(flow_run.parameters["workspace"])
     block, params = load_block(workspace)
     if block is not None and "failed" in params.events:
-        body = f"{state.message}\nSearch is as it was. Mend the cause and run it again; it finishes the job."
+        body = f"{state.message}\n{describe_live(workspace)} Mend the cause and run it again; it finishes the job."
         block.notify(body, subject=f"{workspace.name}: {flow.name} failed")  # type: ignore[unused-coroutine]

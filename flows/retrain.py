@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cbir.errors import ReleaseError
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import publish_table
 from cbir.records import read_json
-from cbir.registry import open_registry
+from cbir.registry import NOTHING, open_registry
 from cbir.retention import clean_up, plan_cleaning
 from cbir.workspace import locate_index, lock_table
 from flows.checks import check_params
@@ -30,7 +31,7 @@ from flows.gate import (
     find_release,
 )
 from flows.lock import hold_workspace
-from flows.notices import check_block, name_live, tell_failure, tell_outcome
+from flows.notices import check_block, find_untold, name_live, tell_failure, tell_outcome
 from flows.stages import EMBEDDED, read_data_revision, read_rows_revision
 from flows.standing import compare_live, summarise_run, was_left
 
@@ -53,6 +54,7 @@ def register_release(workspace: str) -> str:
             now=datetime.now(UTC),
             facts=collect_facts(root),
         )
+    registry.record_told(release, NOTHING)
     champion = registry.find_champion()
     if champion is None or champion.version != release.version:
         registry.name_challenger(release)
@@ -148,8 +150,7 @@ def run_steps(workspace: str) -> dict[str, Any]:
     done = compare_live(workspace)
     if done is not None:
         logger.info("nothing to do: %s; %s", name_live(done), done["outcome"])
-        if done["outcome"] == "kept":
-            tell_outcome(workspace, done)
+        end_run(workspace, find_untold(workspace, done))
         return done
     key = register_release(workspace)
     publish_index(workspace, key)
@@ -159,7 +160,20 @@ def run_steps(workspace: str) -> dict[str, Any]:
     describe_release(workspace, key)
     outcome = promote(workspace, key) if verdict == "pass" else OUTCOMES[verdict]
     summary = summarise_run(workspace, outcome)
-    clean_releases(workspace)
-    tell_outcome(workspace, summary)
     logger.info("%s: %s", outcome, name_live(summary))
+    end_run(workspace, summary)
     return summary
+
+
+def end_run(workspace: str, told: Mapping[str, Any] | None) -> None:
+    """What comes after an outcome, and does not change it: tell it, where there is one to tell, then clean up.
+
+    What fails here is logged and left to the next run.
+    """
+    if told is not None:
+        tell_outcome(workspace, told)
+    state = clean_releases(workspace, return_state=True)
+    if not state.is_completed():
+        get_run_logger().warning(
+            "not cleaned up: %s; mend that, and the next run does it, or `cbir-ops releases gc`", state.message
+        )

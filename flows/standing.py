@@ -39,7 +39,8 @@ def find_current(root: Path) -> Release | None:
 def find_standing(root: Path) -> dict[str, str] | None:
     """The outcome that stands for what is in ``root``: refused or inconclusive against this champion, or live before.
 
-    A decision that hangs on how this machine answered is not one that stands.
+    A decision that hangs on how this machine answered is not one that stands, nor one that a run was killed after,
+    before the model card said so.
     """
     registry = open_registry(root)
     champion, release = registry.find_champion(), registry.find(read_key(root))
@@ -50,7 +51,7 @@ def find_standing(root: Path) -> dict[str, str] | None:
     tags = registry.read_gate_tags(release)
     if tags.get("verdict", "pass") == "pass" or tags.get("again") != "False":
         return None
-    if tags.get("key") != make_gate_key(root, champion):
+    if tags.get("key") != make_gate_key(root, champion) or not registry.has_card(release):
         return None
     return {"outcome": OUTCOMES[tags["verdict"]], "candidate": release.version, "reasons": tags.get("reasons", "")}
 

@@ -33,9 +33,16 @@ from cbir.registry import Registry
 from cbir.workspace import lock_table
 
 ROOT = Path(cbir.refresh.__file__).parent
-TRACED = {
-    str(ROOT / name) for name in ("index.py", "promotion.py", "refresh.py", "registry/__init__.py", "workspace.py")
-}
+TRACED = (
+    "index/__init__.py",
+    "index/tables.py",
+    "promotion.py",
+    "refresh.py",
+    "registry/__init__.py",
+    "registry/log.py",
+    "workspace.py",
+)
+PATHS = {str(ROOT / name): name for name in TRACED}
 
 
 def release(workspace: Path, *, revision: str) -> None:
@@ -81,11 +88,11 @@ class Tracer:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         """As ``sys.settrace`` wants it."""
-        name = frame.f_code.co_filename
-        if name not in TRACED:
+        name = PATHS.get(frame.f_code.co_filename)
+        if name is None:
             return None
         if event == "line":
-            place = (str(Path(name).relative_to(ROOT)), frame.f_lineno)
+            place = (name, frame.f_lineno)
             if place == self._kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             self.lines[place] = None

@@ -16,6 +16,7 @@ import lancedb
 import numpy as np
 import pytest
 from conftest import ROOT
+from killer import TRACED
 from readers import read_forever
 from refreshed import make_live, make_raw, run_stages
 
@@ -23,7 +24,7 @@ from cbir.index import Index
 from cbir.registry import Registry
 
 READERS = 4
-MARKED = 8  # lines of each step
+MARKED = 12  # lines of each step
 RANDOM = 25  # moments of each seed
 STEPS = ("release", "refresh", "rollback")
 
@@ -153,6 +154,15 @@ def run_undisturbed(course: Course, victim: Victim, folder: Path) -> tuple[dict[
     return lines, seconds
 
 
+def choose_lines(lines: list[Any]) -> list[Any]:
+    """``MARKED`` lines that a step ran: one of each file, in the middle, the others evenly spread."""
+    files = [[place for place in lines if place[0] == name] for name in dict.fromkeys(name for name, _ in lines)]
+    spread = MARKED - len(files)
+    return [own[len(own) // 2] for own in files] + [
+        lines[(2 * turn + 1) * len(lines) // (2 * spread)] for turn in range(spread)
+    ]
+
+
 def kill_and_finish(course: Course, victim: Victim, plan: list[Kill], *, seconds: dict[str, float]) -> list[Kill]:
     """Kill every step of the plan once and take it again; the kills that came before the step was done."""
     killed = []
@@ -194,19 +204,22 @@ def victim(course: Course, tmp_path: Path) -> Iterator[Victim]:
     victim.stop()
 
 
+def test_every_file_whose_lines_are_killed_at_is_there() -> None:
+    assert [name for name in TRACED if not (ROOT / "cbir" / name).is_file()] == []
+
+
 @pytest.mark.slow
 def test_killed_at_a_line_search_goes_on_and_a_rerun_ends_as_if_nothing_was(
     course: Course, victim: Victim, tmp_path: Path
 ) -> None:
     lines, seconds = run_undisturbed(course, victim, tmp_path)
-    middles = [(2 * turn + 1) / (2 * MARKED) for turn in range(MARKED)]
-    plan: list[Kill] = [
-        (step, {"line": lines[step][int(share * len(lines[step]))]}) for share in middles for step in STEPS
-    ]
+    marked = {step: choose_lines(lines[step]) for step in STEPS}
+    plan: list[Kill] = [(step, {"line": marked[step][turn]}) for turn in range(MARKED) for step in STEPS]
     with ask_meanwhile(course.workspace, tmp_path) as counts:
         killed = kill_and_finish(course, victim, plan, seconds=seconds)
     check_readers(counts)
-    assert len({(step, *where["line"]) for step, where in killed}) >= 20
+    assert {where["line"][0] for _, where in killed} == set(TRACED)
+    assert len({(step, *where["line"]) for step, where in killed}) >= 30
 
 
 @pytest.mark.slow

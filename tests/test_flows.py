@@ -18,6 +18,7 @@ from conftest import cbir
 from mlflow.tracking import MlflowClient
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from small_releases import forget_history
 
 from cbir.errors import StageError
 from cbir.registry import Registry
@@ -126,10 +127,6 @@ def test_a_table_that_is_gone_is_published_again_under_the_same_release(live: Pa
 
 def forget_champion(workspace: Path) -> None:
     MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}").delete_registered_model_alias("cbir", "champion")
-
-
-def forget_history(workspace: Path) -> None:
-    MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}").delete_registered_model_tag("cbir", "history.000000")
 
 
 def lose_table(workspace: Path) -> None:

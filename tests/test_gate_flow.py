@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from conftest import cbir, set_param
 from mlflow.tracking import MlflowClient
+from small_releases import forget_history
 
 from cbir.contest import SCORES_SCHEMA, Contestant
 from cbir.errors import ReleaseError
@@ -178,17 +179,26 @@ def forget_key(live: Path) -> None:
     MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_model_version_tag("cbir", "1", "gate.key")
 
 
+def decide_again(live: Path) -> None:
+    """And be killed before the model card."""
+    registry = Registry(live, name="cbir")
+    release = registry.get_version("1")
+    registry.record_gate(release, [], tags=registry.read_gate_tags(release))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [lower_floor, change_figures, answer_slowly, forget_key])
-def test_a_refusal_stands_until_the_rules_the_figures_or_the_machine_changes(
+@pytest.mark.parametrize("change", [lower_floor, change_figures, answer_slowly, forget_key, decide_again])
+def test_a_refusal_stands_until_the_rules_the_figures_the_machine_or_the_decision_changes(
     live: Path, change: Callable[[Path], None]
 ) -> None:
     forget_champion(live)
-    MlflowClient(f"sqlite:///{live / 'mlflow.db'}").delete_registered_model_tag("cbir", "history.000000")
+    forget_history(live)
     registry = Registry(live, name="cbir")
     tags = {"verdict": "fail", "champion": "none", "reasons": "superior", "again": "False"}
     tags["key"] = make_gate_key(live, None)
     registry.record_gate(registry.get_version("1"), [], tags=tags)
+    assert find_standing(live) is None
+    registry.log_card(registry.get_version("1"), [], description="refused")
     assert find_standing(live) == {"outcome": "refused", "candidate": "1", "reasons": "superior"}
     change(live)
     assert find_standing(live) is None

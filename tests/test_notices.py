@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import cbir, set_param
+from inbox import BLOCK, Inbox, open_inbox
 from prefect import flow
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import ParamsError
-from flows.notices import describe_outcome, load_block, name_live, tell_outcome
+from cbir.registry import NOTHING, Registry
+from flows.notices import describe_live, describe_outcome, load_block, name_live, tell_outcome
 from flows.retrain import retrain
 
-BLOCK = "custom-webhook/team"
 REFUSED = {"outcome": "refused", "version": "3", "candidate": "4", "rows": 48, "reasons": "label mAP fell by 4 points"}
-
-
-class Inbox(HTTPServer):
-    """What was posted here."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Receiver)
-        self.messages: list[dict[str, str]] = []
-        self.status = 200
-
-
-class Receiver(BaseHTTPRequestHandler):
-    server: Inbox
-
-    def do_POST(self) -> None:
-        self.server.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def inbox(prefect_server: str) -> Iterator[Inbox]:
-    """A web hook that answers, and a block in Prefect that posts to it."""
-    with Inbox() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with temporary_settings({PREFECT_API_URL: prefect_server}):
-            CustomWebhookNotificationBlock(
-                name="team",
-                url=f"http://127.0.0.1:{server.server_port}",
-                json_data={"subject": "{{subject}}", "body": "{{body}}"},
-            ).save("team", overwrite=True)
-            yield server
-        server.shutdown()
+    with open_inbox(prefect_server) as inbox:
+        yield inbox
 
 
 @flow
@@ -87,19 +54,106 @@ def test_a_message_says_what_is_live_and_why(summary: dict[str, Any], subject: s
     assert said in describe_outcome("shop", summary)[1]
 
 
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Release 1, that passed the gate and went live, and of which nobody was told yet."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry = make_registry(tmp_path)
+    release = make_release(tmp_path, fingerprint="a")
+    registry.record_gate(release, [], tags={"verdict": "pass", "champion": "none"})
+    registry.record_told(release, NOTHING)
+    registry.promote(release, reason="passed the gate", now=NOW)
+    return registry
+
+
+def want(workspace: Path, *events: str) -> None:
+    """People want to hear of these events."""
+    (workspace / "params.yaml").write_text(
+        f"release: {{name: cbir}}\nnotify: {{block: {BLOCK}, events: [{', '.join(events)}]}}"
+    )
+    (workspace / "expectations").mkdir(exist_ok=True)
+    (workspace / "expectations/items.json").touch()
+
+
+def leave_nothing_to_do(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]) -> None:
+    """Let nothing have changed since the release was registered, and ``found`` be how it stands."""
+    for name, value in (
+        ("look_for_changes", []),
+        ("push_outputs", False),
+        ("commit_data", None),
+        ("compare_live", found),
+    ):
+        monkeypatch.setattr(f"flows.retrain.{name}", lambda *_, value=value: value)
+
+
 @pytest.mark.slow
 def test_an_outcome_is_posted_once_where_it_is_wanted_and_a_hook_that_is_down_fails_nothing(
-    inbox: Inbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    inbox: Inbox, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "params.yaml").write_text(f"notify: {{block: {BLOCK}, events: [refused]}}")
-    tell(str(tmp_path), REFUSED)
+    want(tmp_path, "refused")
+    key = registry.get_champion().key
+    tell(str(tmp_path), REFUSED | {"key": key})
     assert [message["subject"] for message in inbox.messages] == [f"{tmp_path.name}: release 4 is refused"]
     assert "label mAP fell by 4 points" in inbox.messages[0]["body"]
-    tell(str(tmp_path), {"outcome": "promoted", "version": "4", "rows": 48})
+    tell(str(tmp_path), {"outcome": "promoted", "version": "4", "rows": 48, "key": key})
     assert len(inbox.messages) == 1
+    registry.record_told(registry.get_champion(), NOTHING)
     inbox.status = 500
-    tell(str(tmp_path), REFUSED)
+    tell(str(tmp_path), REFUSED | {"key": key})
     assert "nobody was told" in caplog.text
+    assert registry.get_champion().untold
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "subjects"),
+    [
+        ("unchanged", "pass", ["release 1 is live"]),
+        ("refused", "fail", ["release 1 is refused"]),
+        ("unchanged", "fail", []),  # a person promoted it
+    ],
+)
+def test_what_a_killed_run_left_untold_is_told_by_the_next_one_and_not_again(
+    inbox: Inbox,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: str,
+    verdict: str,
+    subjects: list[str],
+) -> None:
+    want(tmp_path, "promoted", "refused")
+    release = registry.get_champion()
+    registry.record_gate(release, [], tags={"verdict": verdict, "champion": "none"})
+    found = REFUSED | {"outcome": outcome, "version": "1", "candidate": "1", "key": release.key}
+    leave_nothing_to_do(monkeypatch, found)
+    for _ in range(2):
+        assert retrain(str(tmp_path)) == found
+        assert [message["subject"] for message in inbox.messages] == [f"{tmp_path.name}: {said}" for said in subjects]
+
+
+@pytest.mark.slow
+def test_a_clean_up_that_fails_is_logged_after_the_outcome_was_told_and_fails_no_run(
+    inbox: Inbox,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    want(tmp_path, "promoted", "failed")
+    found = {"outcome": "unchanged", "version": "1", "rows": 4, "key": registry.get_champion().key}
+    leave_nothing_to_do(monkeypatch, found)
+    told: list[int] = []
+
+    def clean_up(*_: Any, **__: Any) -> None:
+        told.append(len(inbox.messages))
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr("flows.retrain.clean_up", clean_up)
+    assert retrain(str(tmp_path)) == found
+    assert set(told) == {1}
+    assert [message["subject"] for message in inbox.messages] == [f"{tmp_path.name}: release 1 is live"]
+    assert "not cleaned up: Task run encountered an exception PermissionError: AccessDenied" in caplog.text
 
 
 @pytest.mark.slow
@@ -109,7 +163,19 @@ def test_a_run_that_fails_is_told_with_its_reason(inbox: Inbox, workspace: Path,
     assert done.returncode == 2, done.stderr
     assert [message["subject"] for message in inbox.messages] == ["workspace: retrain failed"]
     assert "data/raw holds no source" in inbox.messages[0]["body"]
+    assert "No release is live. Mend the cause" in inbox.messages[0]["body"]
     assert "Traceback" not in inbox.messages[0]["body"]
+
+
+def test_a_run_that_failed_after_its_promotion_says_what_is_live(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert describe_live(tmp_path) == "Release 1 is live, since 2026-01-02T00:00 UTC."
+    registry._client.set_registered_model_alias("cbir", "champion", make_release(tmp_path, fingerprint="b").version)
+    assert describe_live(tmp_path) == "Release 2 is live."
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert describe_live(tmp_path).startswith("What is live cannot be read: The registry http://127.0.0.1:9 does not ")
 
 
 @pytest.mark.slow
@@ -135,24 +201,16 @@ def test_a_block_that_is_not_there_is_said_before_anything_is_done(workspace: Pa
 
 @pytest.mark.slow
 def test_a_release_that_was_rolled_back_from_and_is_kept_back_is_told(
-    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inbox: Inbox, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever comes before it is left out: nothing changed, and the gate is not asked again."""
-    (tmp_path / "params.yaml").write_text(f"notify: {{block: {BLOCK}, events: [kept]}}")
-    (tmp_path / "expectations").mkdir()
-    (tmp_path / "expectations/items.json").touch()
-    kept = {"outcome": "kept", "candidate": "4", "version": "3", "rows": 48, "key": "k"}
-    for name, found in (
-        ("look_for_changes", []),
-        ("push_outputs", False),
-        ("commit_data", None),
-        ("compare_live", kept),
-    ):
-        monkeypatch.setattr(f"flows.retrain.{name}", lambda *_, found=found: found)
-    assert retrain(str(tmp_path)) == kept
-    assert [message["body"] for message in inbox.messages] == [
-        "Release 4 was live before and comes back only by a person, so release 3 stays live."
-    ]
+    want(tmp_path, "kept")
+    kept = {"outcome": "kept", "candidate": "4", "version": "3", "rows": 48, "key": registry.get_champion().key}
+    leave_nothing_to_do(monkeypatch, kept)
+    for runs in (1, 2):
+        assert retrain(str(tmp_path)) == kept
+        assert [message["body"] for message in inbox.messages] == runs * [
+            "Release 4 was live before and comes back only by a person, so release 3 stays live."
+        ]
 
 
 def test_a_first_release_that_is_refused_says_that_none_is_live() -> None:

@@ -167,8 +167,9 @@ def test_a_release_that_reads_no_words_can_be_promoted_and_overridden(
 
 def test_entries_of_before_there_were_actions_count_as_promotions(three: Registry, tmp_path: Path) -> None:
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    client.set_registered_model_tag("cbir", "history.000002", '{"version": "3", "at": "x", "by": "y", "why": "z"}')
-    assert three.read_log()[2]["action"] == "promote"
+    client.set_registered_model_tag("cbir", "history.000000", '{"version": "3", "at": "x", "by": "y", "why": "z"}')
+    first = three.read_history()[0]
+    assert (first["version"], first["action"]) == ("3", "promote")
     assert find_previous(three) == "2"
 
 

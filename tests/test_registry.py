@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -156,18 +153,6 @@ def test_a_register_killed_before_its_version_leaves_no_second_run(
 
 def kill(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
-
-
-def test_a_user_without_a_name_is_written_down_by_number(tmp_path: Path) -> None:
-    """In a process of its own, because it takes on a uid that has no name."""
-    if os.getuid() != 0:
-        pytest.skip("taking on another uid needs root")
-    code = "import os; from cbir.registry import _name_user; os.setuid(54321); print(_name_user())"
-    nameless = {
-        name: value for name, value in os.environ.items() if name not in ("LOGNAME", "USER", "LNAME", "USERNAME")
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=nameless, capture_output=True, text=True)
-    assert done.stdout.strip() == "54321", done.stderr
 
 
 def test_where_the_gate_let_none_pass_it_is_said_where_to_read_why(tmp_path: Path) -> None:

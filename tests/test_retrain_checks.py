@@ -1,4 +1,4 @@
-"""Before a retrain does anything its parameters hold and no other one runs; writers of the history wait in line."""
+"""Before a retrain does anything its parameters hold, and no other one runs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, cbir, set_param
-from mlflow.tracking import MlflowClient
-from small_releases import NOW, make_registry, make_release
 
-from cbir.errors import GoldenError, ImageError, ParamsError, RegistryError, TowerError, ValidationError, WorkspaceError
+from cbir.errors import GoldenError, ImageError, ParamsError, TowerError, ValidationError, WorkspaceError
 from cbir.gate.names import check_names
 from cbir.params import SECTIONS as KNOWN
 from cbir.params import GateParams
 from cbir.records import write_jsonl
-from cbir.registry import Registry, flatten_metrics
-from cbir.registry.history import lock_history
+from cbir.registry import flatten_metrics
 from flows.checks import SECTIONS, check_params
 from flows.lock import hold_workspace
 
@@ -153,39 +150,5 @@ def test_a_run_that_never_ends_is_not_waited_for_for_ever(tmp_path: Path) -> Non
         hold_workspace(tmp_path, say=print),
         pytest.raises(WorkspaceError, match=r"not ended within 0 s \(process .*wait for it, or stop it"),
         hold_workspace(tmp_path, say=print, patience=0.1),
-    ):
-        pass
-
-
-def test_an_entry_that_is_appended_while_another_is_being_written_overwrites_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    registry = make_registry(tmp_path)
-    release = make_release(tmp_path, fingerprint="a")
-    write = MlflowClient.set_registered_model_tag
-    others: list[threading.Thread] = []
-
-    def append(reason: str) -> None:
-        Registry(tmp_path, name="cbir").append_log(release, action="pin", reason=reason, now=NOW)
-
-    def write_slowly(*values: str) -> None:
-        if not others:
-            others.append(threading.Thread(target=append, args=("second",)))
-            others[0].start()
-            others[0].join(timeout=2.0)
-        write(*values)
-
-    monkeypatch.setattr(MlflowClient, "set_registered_model_tag", write_slowly)
-    append("first")
-    others[0].join()
-    assert [entry["why"] for entry in registry.read_log()] == ["first", "second"]
-
-
-def test_a_history_that_another_holds_is_named(tmp_path: Path) -> None:
-    with (
-        lock_history(tmp_path),
-        pytest.raises(RegistryError, match=r"history\.lock\); wait for it"),
-        lock_history(tmp_path, patience=0.1),
     ):
         pass

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,21 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, Run
-from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from cbir.errors import ReleaseError
 from cbir.params import ReleaseParams
 from cbir.params.file import load_section
 from cbir.registry.artifacts import Artifacts
-from cbir.registry.history import PROMOTE, Entry, lock_history, read_action, select_moves
+from cbir.registry.history import PROMOTE, Entry, select_moves
+from cbir.registry.log import Log, lock_history
 from cbir.registry.metric_names import flatten_metrics, name_metric, read_metric_name
-from cbir.registry.release import GATE, MODEL, PINNED, REFRESHED, RELEASE_KEY, VERDICT, Release, make_key, read_release
-from cbir.registry.tracking import Tracking
+from cbir.registry.release import (
+    GATE,
+    MODEL,
+    NOTHING,
+    PINNED,
+    REFRESHED,
+    RELEASE_KEY,
+    TOLD,
+    VERDICT,
+    Release,
+    make_key,
+    read_release,
+)
+from cbir.registry.tracking import Tracking, find_model
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "NOTHING",
     "PINNED",
     "WANTED",
     "Registry",
@@ -39,7 +49,6 @@ __all__ = [
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 WANTED = "wanted_at"  # when a run last registered what was registered already
-HISTORY = "history."
 NO_RELEASE = "No release is live; run `cbir-ops demo`, or import pictures and run `cbir-ops retrain`."
 NONE_PASSED = (
     "No release is live, for the gate let none pass: `cbir-ops gate --explain` says why. Mend what it says and run "
@@ -55,6 +64,7 @@ class Registry:
         self._workspace = workspace
         self._tracking = Tracking(workspace)
         self._client = self._tracking.client
+        self._log = Log(self._client, name=name)
         self._artifacts = Artifacts(self._client, uri=self._tracking.uri, workspace=workspace)
 
     def register(
@@ -155,12 +165,12 @@ class Registry:
 
         Empty where nothing was ever registered.
         """
-        model = self._find_model()
+        model = find_model(self._client, self.name)
         return f"{self.name} {model.creation_timestamp}" if model else ""
 
     def read_aliases(self) -> dict[str, str]:
         """Which version each alias names."""
-        model = self._find_model()
+        model = find_model(self._client, self.name)
         return {name: str(version) for name, version in model.aliases.items()} if model else {}
 
     def read_metrics(self, release: Release) -> dict[str, float]:
@@ -188,7 +198,7 @@ class Registry:
                 self._client.delete_registered_model_alias(self.name, CHALLENGER)
             history = self.read_history()
             if not history or history[-1]["version"] != release.version:
-                self._append(release, action=action, reason=reason, now=now, by=by)
+                self._log.append(release, action=action, reason=reason, now=now, by=by)
 
     def name_challenger(self, release: Release) -> None:
         """Let the alias ``challenger`` name the release that is, or was last, before the gate."""
@@ -202,10 +212,12 @@ class Registry:
     def record_gate(self, release: Release, files: list[Path], *, tags: Mapping[str, str]) -> None:
         """Keep a decision with its release: ``files`` as evidence, then ``gate.`` tags, and of these ``verdict`` last.
 
-        Killed on the way, it leaves a release that is not decided on, also where an earlier decision was.
+        Killed on the way, it leaves a release that is not decided on, also where an earlier decision was. A card that
+        is there tells of the earlier one: the release has none until it is written anew.
         """
         if f"{GATE}{VERDICT}" in self._client.get_model_version(self.name, release.version).tags:
             self._client.delete_model_version_tag(self.name, release.version, f"{GATE}{VERDICT}")
+        self._client.update_model_version(self.name, release.version, "")
         for file in files:
             self._client.log_artifact(release.run_id, str(file), "evidence")
         for name, value in sorted(tags.items(), key=lambda tag: tag[0] == VERDICT):
@@ -217,19 +229,7 @@ class Registry:
 
     def append_log(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None = None) -> None:
         """Write down what was done to a release; nothing is ever taken out again."""
-        with lock_history(self._workspace):
-            self._append(release, action=action, reason=reason, now=now, by=by)
-
-    def _append(self, release: Release, *, action: str, reason: str, now: datetime, by: str | None) -> None:
-        entry = {
-            "version": release.version,
-            "at": now.isoformat(),
-            "by": by or _name_user(),
-            "why": reason,
-            "action": action,
-        }
-        last = max((int(name.removeprefix(HISTORY)) for name in self._read_log_tags()), default=-1)
-        self._client.set_registered_model_tag(self.name, f"{HISTORY}{last + 1:06d}", json.dumps(entry))
+        self._log.append(release, action=action, reason=reason, now=now, by=by)
 
     def read_history(self) -> list[Entry]:
         """What was made live, oldest first: version, at, by, why, action."""
@@ -237,13 +237,11 @@ class Registry:
 
     def read_log(self) -> list[Entry]:
         """Everything that was done to releases, oldest first: version, at, by, why, action."""
-        tags = self._read_log_tags()
-        entries: list[Entry] = [json.loads(tags[name]) for name in sorted(tags)]
-        return [entry | {"action": read_action(entry)} for entry in entries]
+        return self._log.read()
 
-    def _read_log_tags(self) -> dict[str, str]:
-        model = self._find_model()
-        return {name: value for name, value in model.tags.items() if name.startswith(HISTORY)} if model else {}
+    def record_told(self, release: Release, what: str) -> None:
+        """Keep with a release which outcome people were told, or ``NOTHING`` where a run has yet to tell them."""
+        self._client.set_model_version_tag(self.name, release.version, TOLD, what)
 
     def pin(self, release: Release, *, reason: str) -> None:
         """Keep a release from being cleaned up."""
@@ -262,6 +260,10 @@ class Registry:
         for file in files:
             self._client.log_artifact(release.run_id, str(file))
         self._client.update_model_version(self.name, release.version, description)
+
+    def has_card(self, release: Release) -> bool:
+        """Whether its model card was written since it was last decided on."""
+        return bool(self._client.get_model_version(self.name, release.version).description)
 
     def fetch_evidence(self, release: Release, name: str) -> Path:
         """Local path of one file that was registered as evidence.
@@ -314,18 +316,12 @@ class Registry:
         return self._client.create_run(experiment, run_name=f"release {key[:8]}", tags={RELEASE_KEY: key})
 
     def _ensure_model(self) -> None:
-        if self._find_model() is None:
+        if find_model(self._client, self.name) is None:
             self._client.create_registered_model(self.name)
 
     def _find_alias(self, alias: str) -> Release | None:
         try:
             return read_release(self._client.get_model_version_by_alias(self.name, alias))
-        except MlflowException:
-            return None
-
-    def _find_model(self) -> RegisteredModel | None:
-        try:
-            return self._client.get_registered_model(self.name)
         except MlflowException:
             return None
 
@@ -338,11 +334,3 @@ def open_registry(workspace: Path) -> Registry:
         RegistryError: the workspace's file is no database.
     """
     return Registry(workspace, name=load_section(workspace / "params.yaml", "release", ReleaseParams).name)
-
-
-def _name_user() -> str:
-    """Name of whoever runs this, or the number where it has no name, as in many containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # KeyError before Python 3.13
-        return str(os.getuid())

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from cbir.errors import RegistryError
-from cbir.locks import LOCKS, hold_lock
-
-LOCK = LOCKS / "history.lock"
-PATIENCE = 60.0  # seconds; an entry takes a fraction of one
 Entry = dict[str, str]  # version, at, by, why, action; entries of before there were actions lack the last
 
 PROMOTE, OVERRIDE, ROLLBACK = "promote", "override", "rollback"
@@ -41,18 +34,3 @@ def stack_champions(moves: Sequence[Entry]) -> list[str]:
         elif stack[-1:] != [version]:
             stack.append(version)
     return stack
-
-
-@contextmanager
-def lock_history(workspace: Path, *, patience: float = PATIENCE) -> Iterator[None]:
-    """Be the only process of this workspace that moves the alias or appends to the history.
-
-    Raises:
-        RegistryError: another did not end within ``patience`` seconds.
-    """
-    busy = RegistryError(
-        f"Another command has been writing to the history of releases for {patience:.0f} s ({workspace / LOCK}); "
-        "wait for it, or stop it, then try again."
-    )
-    with hold_lock(workspace / LOCK, busy=busy, patience=patience):
-        yield

@@ -13,6 +13,8 @@ REFRESHED = "refresh"  # what the last refresh of its table did, JSON; written b
 ROWS = "rows"  # of its table as it was published
 DIMENSIONS = "dimensions"  # of the vectors in its table; releases of earlier versions do not say
 PINNED = "pinned"  # why it is never cleaned up
+TOLD = "told"  # the outcome that people were told; releases of earlier versions do not say
+NOTHING = "nothing"  # yet
 GATE = "gate."  # what the gate decided
 VERDICT = "verdict"
 DECIDED = {VERDICT, "champion"}  # earlier versions wrote the verdict first, and could be killed before the rest
@@ -66,6 +68,11 @@ class Release:
     def pinned(self) -> bool:
         """Whether it is never cleaned up."""
         return PINNED in self.tags
+
+    @property
+    def untold(self) -> bool:
+        """Whether a run has yet to tell people what came of it."""
+        return self.tags.get(TOLD) == NOTHING
 
 
 def read_release(version: Any) -> Release:

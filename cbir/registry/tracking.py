@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -50,6 +51,14 @@ class Tracking:
         """Id of the experiment ``name``; one that is made keeps its artifacts in the workspace, or on the server."""
         found = self.client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self.client.create_experiment(name, self._artifacts))
+
+
+def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """The registered model ``name``, or None."""
+    try:
+        return client.get_registered_model(name)
+    except MlflowException:
+        return None
 
 
 class _Answering:
