@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from cbir.texts import clean_caption
 
 TAKEN = "the id is there already"
 UNREADABLE = "the file cannot be read"
+AHEAD = 2  # pictures read for each processor before they are asked for
 Row = dict[str, Any]
 encode_attributes = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -157,9 +159,22 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
 
 
 def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(lambda entry: read_item(*entry, params=params), listed)
-        yield from follow(rows, total=len(listed), description="ingest")
+    rows = _read_ahead(listed, params=params)
+    yield from follow(rows, total=len(listed), description="ingest")
+
+
+def _read_ahead(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
+    """Rows in their order, of which few are read before they are asked for: a fault ends it soon, memory is bounded."""
+    workers = os.cpu_count() or 1
+    entries = iter(listed)
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[Row]] = deque()
+        while True:
+            for entry in islice(entries, AHEAD * workers - len(running)):
+                running.append(pool.submit(read_item, *entry, params=params))
+            if not running:
+                return
+            yield running.popleft().result()
 
 
 def describe_item(folder: Path, item: Row) -> Row:
