@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cbir.errors import SourceError
-from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, exchange_folder
 from cbir.sources import coco, folders, openmoji, triplets, webdataset
-from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
+from cbir.sources.exchange import PATIENCE, lock_imports, restore
 from cbir.sources.files import name_unread
 from cbir.sources.log import ImportLog
 from cbir.sources.merge import ImportReport, merge_source
@@ -49,7 +49,7 @@ def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
         report = merge_source(found, relative, name=name, folder=partial, log=log)
         same = all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE))
         if not same or report.restored:
-            exchange(partial, final, aside=partial_root / "old" / name)
+            exchange_folder(partial, final, aside=partial_root / "old" / name)
         return report
     finally:
         restore(partial_root, raw=raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from cbir.errors import SourceError
 from cbir.locks import hold_lock
+from cbir.records import settle_folder
 
 PATIENCE = 3600.0  # seconds
 
@@ -35,18 +35,8 @@ def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
         yield
 
 
-def exchange(partial: Path, final: Path, *, aside: Path) -> None:
-    """Put ``partial`` in the place of ``final``, which stays whole at ``aside`` until then."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(final, aside)
-    os.replace(partial, final)
-
-
 def restore(partial_root: Path, *, raw: Path) -> None:
     """Put back what an import that was killed between its two renames had set aside; drop the rest of it."""
     for aside in (partial_root / "old").glob("*"):
-        if not (raw / aside.name).exists():
-            os.replace(aside, raw / aside.name)
+        settle_folder(raw / aside.name, aside=aside, trash=partial_root / "gone" / aside.name)
     shutil.rmtree(partial_root, ignore_errors=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbir.errors import SourceError, hint_at
-from cbir.records import RAW_ITEMS, RAW_RELATIVE
-from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, exchange_folder
+from cbir.sources.exchange import PATIENCE, lock_imports, restore
 from cbir.sources.inventory import list_sources, read_rows
 
 SHOWN = 5
@@ -87,6 +87,6 @@ def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: se
             picture = partial / file
             if picture.is_file() and picture.resolve().is_relative_to(partial.resolve()):
                 picture.unlink()
-        exchange(partial, folder, aside=partial_root / "old" / folder.name)
+        exchange_folder(partial, folder, aside=partial_root / "old" / folder.name)
     finally:
         restore(partial_root, raw=raw)
