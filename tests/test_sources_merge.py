@@ -173,3 +173,66 @@ def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> No
         file.write(json.dumps({"id": "mine/x", "file_name": "images/x.png"}) + "\n")
     report = take(source)
     assert (report.added, report.unchanged, report.skipped) == (0, 3, [])
+
+
+def files_of(raw: Path) -> list[str]:
+    return sorted(path.relative_to(raw / "mine").as_posix() for path in (raw / "mine/images").rglob("*"))
+
+
+def test_of_a_picture_that_changed_the_old_file_goes(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    put(tmp_path / "set", "b.png", png("green"))
+    take(tmp_path / "set")
+    put(tmp_path / "set", "a.png", png("blue"))
+    report = take(tmp_path / "set")
+    assert (report.added, report.unchanged, report.deleted) == (1, 1, 1)
+    assert report.summary.endswith("; 1 files deleted that no item has")
+    named = {row["file_name"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert set(files_of(tmp_path / "raw")) == named | {name.rpartition("/")[0] for name in named}
+    assert {(tmp_path / "raw/mine" / name).read_bytes() for name in named} == {png("blue"), png("green")}
+
+
+def test_a_picture_that_another_item_has_too_stays_when_one_changes(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    put(tmp_path / "set", "b.png", png("red"))
+    take(tmp_path / "set")
+    put(tmp_path / "set", "a.png", png("blue"))
+    assert take(tmp_path / "set").deleted == 0
+    assert all(
+        (tmp_path / "raw/mine" / row["file_name"]).is_file() for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")
+    )
+
+
+def test_what_an_earlier_version_left_goes_with_an_import_that_adds_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    take(tmp_path / "set")
+    before = files_of(tmp_path / "raw")
+    put(tmp_path / "raw/mine", "images/no/left.png")
+    report = take(tmp_path / "set")
+    assert (report.added, report.deleted) == (0, 1)
+    assert files_of(tmp_path / "raw") == before
+
+
+def test_files_that_were_named_by_hand_stay_however_the_name_leads_to_them(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    take(tmp_path / "set")
+    mine = tmp_path / "raw/mine"
+    for name in ("images/hand/1.png", "images/hand/2.png", "images/3.png", "outside.png"):
+        put(mine, name, png("blue") + name.encode())
+    (mine / "linked.png").symlink_to("images/3.png")
+    names = ["images/./hand//1.png", "images/hand/2.png", "linked.png"]
+    with (mine / "items.jsonl").open("a") as file:
+        file.writelines(json.dumps({"id": f"mine/{name}", "file_name": name}) + "\n" for name in names)
+    assert take(tmp_path / "set").deleted == 0
+    assert {"images/hand/1.png", "images/hand/2.png", "images/3.png"} <= set(files_of(tmp_path / "raw"))
+    assert (mine / "outside.png").exists()
+
+
+def test_the_picture_of_a_line_that_was_dropped_stays_until_the_next_import(tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "blue")):
+        put(tmp_path / name, f"{name}.png", png(colour))
+        take(tmp_path / name)
+    path = tmp_path / "raw/mine/items.jsonl"
+    path.write_text(path.read_text().replace('"mine/a"', "nope"))
+    told = [(report.deleted, len(report.skipped)) for report in (take(tmp_path / "b"), take(tmp_path / "b"))]
+    assert told == [(0, 1), (1, 0)]

@@ -48,7 +48,7 @@ def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
         found, relative = _read_source(source, log=log)
         report = merge_source(found, relative, name=name, folder=partial, log=log)
         same = all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE))
-        if not same or report.restored:
+        if not same or report.restored or report.deleted:
             exchange_folder(partial, final, aside=partial_root / "old" / name)
         return report
     finally:

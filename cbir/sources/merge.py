@@ -14,6 +14,7 @@ from cbir.progress import follow
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
 from cbir.sources.log import ImportLog
+from cbir.sources.pictures import IMAGES, delete_unnamed
 
 FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
@@ -27,7 +28,8 @@ Row = dict[str, Any]
 class ImportReport:
     """What an import did: items and relative captions added, items already there, and what its log says.
 
-    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again.
+    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again. ``deleted``: files
+    that no item has any more.
     """
 
     name: str
@@ -37,13 +39,15 @@ class ImportReport:
     remarks: list[str]
     relative: int = 0
     restored: int = 0
+    deleted: int = 0
 
     @property
     def summary(self) -> str:
         """One line of counts."""
         counts = f"{self.name}: {self.added} added, {self.unchanged} unchanged, {len(self.skipped)} left out"
         counts += f"; {self.relative} relative captions added" if self.relative else ""
-        return counts + (f"; {self.restored} lost or damaged pictures put back" if self.restored else "")
+        counts += f"; {self.restored} lost or damaged pictures put back" if self.restored else ""
+        return counts + (f"; {self.deleted} files deleted that no item has" if self.deleted else "")
 
 
 def merge_source(
@@ -54,14 +58,17 @@ def merge_source(
     folder: Path,
     log: ImportLog,
 ) -> ImportReport:
-    """Add items, their files and relative captions to what lies in ``folder``; nothing that is there goes.
+    """Add items, their files and relative captions to what lies in ``folder``; no item that is there goes.
 
-    A malformed line of an earlier import is dropped and named in ``log``, and so is text that is no Unicode.
+    A malformed line of an earlier import is dropped and named in ``log``, and so is text that is no Unicode. Files that
+    no item has are deleted, but for those of a line that was dropped now: whoever mends it finds them.
 
     Raises:
         SourceError: there is no item, before or now; or the source is malformed.
     """
+    told = len(log.skipped)
     rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, log=log)}
+    whole = len(log.skipped) == told
     pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, log=log)}
     pairs_before = len(pairs)
     added, restored = _add_items(rows, found, name=name, folder=folder, log=log)
@@ -72,6 +79,7 @@ def merge_source(
     _add_relative(pairs, relative, name=name, known=rows.keys(), log=log)
     if pairs or (folder / RAW_RELATIVE).exists():
         write_jsonl(folder / RAW_RELATIVE, pairs.values())
+    deleted = delete_unnamed(folder, named=(row["file_name"] for row in rows.values())) if whole else 0
     return ImportReport(
         name=name,
         added=added,
@@ -80,6 +88,7 @@ def merge_source(
         remarks=_make_printable(log.remarks),
         relative=len(pairs) - pairs_before,
         restored=restored,
+        deleted=deleted,
     )
 
 
@@ -191,7 +200,7 @@ def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
         item,
         id=f"{name}/{item.id}",
         group=f"{name}/{item.group}" if item.group else None,
-        file_name=f"images/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
+        file_name=f"{IMAGES}/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
         attributes=json.loads(json.dumps(item.attributes | {FILE: item.file_name}, default=str)),
     )
 

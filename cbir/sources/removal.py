@@ -12,6 +12,7 @@ from cbir.errors import SourceError, hint_at
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, exchange_folder
 from cbir.sources.exchange import PATIENCE, lock_imports, restore
 from cbir.sources.inventory import list_sources, read_rows
+from cbir.sources.pictures import delete_unnamed
 
 SHOWN = 5
 
@@ -48,8 +49,8 @@ def remove_items(
         kept = [line for line, row in relative if gone.isdisjoint((row.get("reference_id"), row.get("target_id")))]
         left = [(line, row) for line, row in items if str(row.get("id")) not in gone]
         if not dry_run:
-            files = {str(row.get("file_name")) for _, row in items} - {str(row.get("file_name")) for _, row in left}
-            _write(folder, [line for line, _ in left], kept, files=files, raw=raw)
+            before, after = ([str(row.get("file_name")) for _, row in rows] for rows in (items, left))
+            _write(folder, [line for line, _ in left], kept, named=after, gone=before, raw=raw)
         return Removal(name=name, items=len(items) - len(left), relative=len(relative) - len(kept), left=len(left))
 
 
@@ -69,7 +70,9 @@ def _name_sources(name: str, raw: Path) -> str:
     return hint_at(name, names, otherwise=f"there are {', '.join(names)}." if names else "nothing was imported.")
 
 
-def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: set[str], raw: Path) -> None:
+def _write(
+    folder: Path, items: list[bytes], relative: list[bytes], *, named: list[str], gone: list[str], raw: Path
+) -> None:
     """Write the source beside, without what goes, and let it take the place of the one that is there."""
     partial_root = raw.parent / ".import"
     partial, aside = partial_root / "new" / folder.name, partial_root / "gone" / folder.name
@@ -83,10 +86,7 @@ def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: se
             if (partial / file).exists():
                 (partial / file).unlink()  # a link to the old one, which must stay as it is
                 (partial / file).write_bytes(b"".join(line + b"\n" for line in lines))
-        for file in files:
-            picture = partial / file
-            if picture.is_file() and picture.resolve().is_relative_to(partial.resolve()):
-                picture.unlink()
+        delete_unnamed(partial, named=named, gone=gone)
         exchange_folder(partial, folder, aside=partial_root / "old" / folder.name)
     finally:
         restore(partial_root, raw=raw)
