@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -40,3 +41,11 @@ def restore(partial_root: Path, *, raw: Path) -> None:
     for aside in (partial_root / "old").glob("*"):
         settle_folder(raw / aside.name, aside=aside, trash=partial_root / "gone" / aside.name)
     shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Link ``target`` to the file ``source``; copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

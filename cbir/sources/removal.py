@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cbir.errors import SourceError, hint_at
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, exchange_folder
-from cbir.sources.exchange import PATIENCE, lock_imports, restore
+from cbir.sources.exchange import PATIENCE, link_or_copy, lock_imports, restore
 from cbir.sources.inventory import list_sources, read_rows
 from cbir.sources.pictures import delete_unnamed
 
@@ -81,7 +81,7 @@ def _write(
             aside.parent.mkdir(parents=True)
             os.replace(folder, aside)
             return
-        shutil.copytree(folder, partial, copy_function=os.link)
+        shutil.copytree(folder, partial, copy_function=link_or_copy)
         for file, lines in ((RAW_ITEMS, items), (RAW_RELATIVE, relative)):
             if (partial / file).exists():
                 (partial / file).unlink()  # a link to the old one, which must stay as it is
