@@ -67,15 +67,30 @@ def test_a_relative_caption_of_no_valid_unicode_is_named_and_left_out(tmp_path: 
     assert changes_of(tmp_path) == [("b", "darker", "a")]
 
 
-@pytest.mark.parametrize("line", [b"{nope", b"\xff", b"[]", b'{"id": 5, "file_name": "x"}', b'{"id": "mine/x"}'])
-def test_importing_again_repairs_a_malformed_list(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"{nope", "Invalid JSON: key must be a string at line 1 column 2"),
+        (b"\xff", "Invalid JSON: expected value at line 1 column 1"),
+        (b"[]", "Input should be an object"),
+        (b'{"id": 5, "file_name": "x"}', "id: Input should be a valid string"),
+        (b'{"id": "mine/x"}', "file_name: Field required"),
+        (b'{"id": "mine/x", "file_name": "x", "captions": "a red square"}', "captions: Input should be a valid array"),
+        (b'{"id": "mine/x", "file_name": "x", "colour": "red"}', "colour: Unexpected keyword argument"),
+        (
+            b'{"id": "mine/x", "file_name": "../x"}',
+            "../x is not in the source's folder, where a copy of it must lie",
+        ),
+    ],
+)
+def test_importing_again_repairs_a_malformed_list(tmp_path: Path, line: bytes, fault: str) -> None:
     source = put_part(tmp_path / "set", ("a", "redder", "b"))
     take(source)
     path = tmp_path / "raw/mine/items.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole.split(b"\n")[0] + b"\n" + line + b"\n")
     report = take(source)
-    assert report.skipped == ["line 2 of the items.jsonl that was there: malformed, and dropped"]
+    assert report.skipped == [f"line 2 of the items.jsonl that was there: malformed, and dropped: {fault}"]
     assert path.read_bytes() == whole
 
 

@@ -139,9 +139,18 @@ def test_a_malformed_list_is_named_by_its_line_and_nothing_goes(raw: Path) -> No
     before = read_all(raw)
     with pytest.raises(SourceError, match=r"shoes/items\.jsonl, line 4 is no JSON object"):
         remove_items("shoes", ["shoes/0"], raw=raw)
-    with pytest.raises(SourceError, match="line 4"):
+    with pytest.raises(SourceError, match=r"shoes/items\.jsonl, line 4: Invalid JSON: .*; mend or delete the line"):
         list_sources(raw)
     assert read_all(raw) == before
+
+
+def test_a_row_that_ingest_would_refuse_is_not_counted_and_can_be_removed(raw: Path) -> None:
+    with (raw / "shoes" / "items.jsonl").open("a") as lines:
+        lines.write('{"id": "shoes/x", "file_name": "x.png", "captions": "a boot"}\n')
+    with pytest.raises(SourceError, match="line 4: captions: Input should be a valid array; mend or delete the line"):
+        list_sources(raw)
+    assert remove_items("shoes", ["x"], raw=raw).items == 1
+    assert list_sources(raw)[1].items == 3
 
 
 @pytest.mark.parametrize("step", [1, 2])

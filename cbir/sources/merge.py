@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import SourceError
 from cbir.progress import follow
+from cbir.raw_lists import read_list
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
 from cbir.sources.log import ImportLog
@@ -20,7 +21,6 @@ FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
 TAKEN = "not imported, for the file's name is called so; rename the column"
 HIDDEN = "comes with a hit, but cannot be searched by: the name is one of the table's own"
-TEXTS, ENDS = ("id", "file_name"), ("reference_id", "caption", "target_id")
 Row = dict[str, Any]
 
 
@@ -67,9 +67,9 @@ def merge_source(
         SourceError: there is no item, before or now; or the source is malformed.
     """
     told = len(log.skipped)
-    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, log=log)}
+    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, log=log)}
     whole = len(log.skipped) == told
-    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, log=log)}
+    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, log=log)}
     pairs_before = len(pairs)
     added, restored = _add_items(rows, found, name=name, folder=folder, log=log)
     if not rows:
@@ -92,27 +92,15 @@ def merge_source(
     )
 
 
-def _read_earlier(
-    path: Path, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...], *, log: ImportLog
-) -> list[Row]:
-    """Rows of an earlier import, without those that ``kind`` is not made of, or whose ``texts`` are no text."""
+def _read_earlier(path: Path, kind: type[RawItem | RelativeCaption], *, log: ImportLog) -> list[Row]:
+    """Rows of an earlier import, without those that ``ingest`` would refuse."""
     rows = []
-    for n, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
-        row = _parse(line, kind, texts) if line.strip() else None
-        if row is not None:
-            rows.append(row)
-        elif line.strip():
-            log.skipped.append(f"line {n} of the {path.name} that was there: malformed, and dropped")
+    for number, _, row in read_list(path, kind) if path.exists() else ():
+        if isinstance(row, str):
+            log.skipped.append(f"line {number} of the {path.name} that was there: malformed, and dropped: {row}")
+        else:
+            rows.append(vars(row))
     return rows
-
-
-def _parse(line: bytes, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...]) -> Row | None:
-    try:
-        row = json.loads(line)
-        kind(**row)
-    except (ValueError, TypeError):
-        return None
-    return row if all(isinstance(row[name], str) for name in texts) else None
 
 
 def _make_printable(lines: Iterable[str]) -> list[str]:
@@ -140,7 +128,7 @@ def _add_items(
         row = asdict(_describe(item, data, name=name))
         wrote = _place(data, folder / row["file_name"])
         before = rows.get(row["id"], row)
-        was, now = ((one.get("attributes") or {}).get(FILE) for one in (before, row))
+        was, now = (one["attributes"].get(FILE) for one in (before, row))
         if was and was != now:
             log.remarks.append(
                 f"{row['id']}: was {was} and is {now} from now on; name items by an id in metadata to keep them"
@@ -158,11 +146,10 @@ def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
     """Attributes with values of several types, and where the rarest of these is; and those with lists or objects."""
     kinds: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        attributes = row.get("attributes") or {}  # a list that was written by hand may leave it out
-        for key, value in attributes.items():
+        for key, value in row["attributes"].items():
             if value is not None:
                 files = kinds.setdefault(key, {}).setdefault(_name_kind(value), [])
-                files.append(str(attributes.get(FILE, row["id"])))
+                files.append(str(row["attributes"].get(FILE, row["id"])))
     for key, found in kinds.items():
         if len(found) > 1:
             rare = min(found, key=lambda kind: len(found[kind]))
