@@ -15,6 +15,7 @@ from raw_files import png, put
 from cbir.errors import SourceError
 from cbir.records import read_jsonl
 from cbir.sources import import_source
+from cbir.sources.files import PICTURES
 from cbir.sources.openmoji import base_points, read_emojis, read_relative
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default
@@ -107,6 +108,13 @@ def test_shards_of_img2dataset_become_items(folder: Path) -> None:
     assert rows["mine/000"]["captions"] == ["a cat"]
     assert rows["mine/000"]["attributes"]["url"] == "u"
     assert rows["mine/002"]["labels"] == ["5"]
+
+
+def test_a_shard_holds_the_formats_that_a_folder_may_hold(folder: Path) -> None:
+    names = {f"{ending.removeprefix('.')}{ending}": png() for ending in PICTURES}
+    put_shard(folder, "0.tar", names)
+    assert {row["attributes"]["file"] for row in imported(folder).values()} == set(names)
+    assert {"jfif.jfif", "avif.avif"} <= set(names)
 
 
 @pytest.mark.parametrize(
