@@ -117,6 +117,16 @@ def test_a_shard_holds_the_formats_that_a_folder_may_hold(folder: Path) -> None:
     assert {"jfif.jfif", "avif.avif"} <= set(names)
 
 
+def test_nan_in_the_json_of_a_shard_or_in_coco_is_a_missing_value(folder: Path) -> None:
+    put_shard(folder, "0.tar", {"a.png": png(), "a.json": b'{"caption": NaN, "price": NaN, "size": 3}'})
+    row = imported(folder)["mine/a"]
+    assert (row["captions"], row["attributes"]) == ([], {"file": "a.png", "size": 3})
+    captions = b'{"images": [{"id": 1, "file_name": "b.png"}], "annotations": [{"image_id": 1, "caption": NaN}]}'
+    put(folder, "captions.json", captions)
+    put(folder, "b.png", png("blue"))
+    assert imported(folder)["mine/b"]["captions"] == []
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [

@@ -181,6 +181,44 @@ def test_an_attribute_of_lists_is_told_with_its_place(tmp_path: Path) -> None:
     assert take(tmp_path / "set").remarks == [told]
 
 
+def test_a_number_that_json_does_not_have_is_null_and_infinities_are_told(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    put(
+        tmp_path / "set",
+        "metadata.jsonl",
+        b"""
+        {"file_name": "a.png", "id": NaN, "caption": NaN, "label": NaN, "price": NaN, "size": 1e999, "of": {"x": [NaN]}}
+        {"file_name": "b.png", "price": 5, "size": -Infinity, "NaN": "Infinity"}""",
+    )
+    report = take(tmp_path / "set")
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert (rows["mine/a"]["captions"], rows["mine/a"]["labels"]) == ([], [])
+    assert rows["mine/a"]["attributes"] == {"size": None, "of": {"x": [None]}, "file": "a.png"}
+    assert rows["mine/b"]["attributes"] == {"price": 5, "size": None, "NaN": "Infinity", "file": "b.png"}
+    told = "attribute 'size': infinite in 2 (a.png, ...), which JSON has no number for; null from now on"
+    assert told in report.remarks
+
+
+def test_infinities_of_a_csv_are_null_too(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    put(tmp_path / "set", "metadata.csv", b"file_name,price\na.png,inf\nb.png,2.5\n")
+    assert take(tmp_path / "set").remarks == [
+        "attribute 'price': infinite in 1 (a.png), which JSON has no number for; null from now on"
+    ]
+    rows = list(read_jsonl(tmp_path / "raw/mine/items.jsonl"))
+    assert [row["attributes"]["price"] for row in rows] == [None, 2.5]
+
+
+def test_numbers_that_json_does_not_have_and_an_earlier_import_left_are_null(tmp_path: Path) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    with (tmp_path / "raw/mine/items.jsonl").open("a") as file:
+        file.write('{"id": "mine/x", "file_name": "x.png", "attributes": {"price": NaN}}\n')
+    take(source)
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert rows["mine/x"]["attributes"] == {"price": None}
+
+
 def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> None:
     source = put_part(tmp_path / "set", ("a", "redder", "b"))
     take(source)

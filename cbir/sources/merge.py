@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from cbir.sources.pictures import IMAGES, delete_unnamed
 FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
 TAKEN = "not imported, for the file's name is called so; rename the column"
+INFINITE = "which JSON has no number for; null from now on"
 HIDDEN = "comes with a hit, but cannot be searched by: the name is one of the table's own"
 Row = dict[str, Any]
 
@@ -118,6 +120,7 @@ def _add_items(
     """How many rows are new or changed, and how many files of others had to be written again."""
     added = restored = 0
     hidden: dict[str, None] = {}
+    infinite: dict[str, list[str]] = {}
     for item, data in follow(found, description=f"import {name}"):
         if not _is_unicode(item):
             log.skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
@@ -125,6 +128,8 @@ def _add_items(
         hidden |= dict.fromkeys(key for key in item.attributes if name_column(key) is None)
         if FILE in item.attributes:
             hidden[FILE] = None
+        for key in _find_infinite(item.attributes):
+            infinite.setdefault(key, []).append(item.file_name)
         row = asdict(_describe(item, data, name=name))
         wrote = _place(data, folder / row["file_name"])
         before = rows.get(row["id"], row)
@@ -138,6 +143,7 @@ def _add_items(
         restored += wrote and not new
         rows[row["id"]] = row
     log.remarks.extend(_name_mixed(rows.values()))
+    log.remarks.extend(f"attribute {key!r}: infinite in {_count(files)}, {INFINITE}" for key, files in infinite.items())
     log.remarks.extend(f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden)
     return added, restored
 
@@ -154,10 +160,18 @@ def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
         if len(found) > 1:
             rare = min(found, key=lambda kind: len(found[kind]))
             others = " and ".join(f"{kind} in {len(files)}" for kind, files in found.items() if kind != rare)
-            place = f"{rare} in {len(found[rare])} ({found[rare][0]}{', ...' if len(found[rare]) > 1 else ''})"
+            place = f"{rare} in {_count(found[rare])}"
             yield f"attribute {key!r}: {place}, {others}; of several types, it cannot be searched by"
         elif NESTED in found:
             yield f"attribute {key!r}: {NESTED} in {len(found[NESTED])} ({found[NESTED][0]}); it cannot be searched by"
+
+
+def _find_infinite(attributes: Row) -> list[str]:
+    return [key for key, value in attributes.items() if isinstance(value, float) and math.isinf(value)]
+
+
+def _count(files: list[str]) -> str:
+    return f"{len(files)} ({files[0]}{', ...' if len(files) > 1 else ''})"
 
 
 def _name_kind(value: Any) -> str:
@@ -181,14 +195,16 @@ def _is_unicode(value: RawItem | RelativeCaption) -> bool:
 
 
 def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
-    """The item as it lies in the raw folder, its file named by a hash of its bytes."""
+    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has."""
     digest = hashlib.sha256(data).hexdigest()[:24]
     return replace(
         item,
         id=f"{name}/{item.id}",
         group=f"{name}/{item.group}" if item.group else None,
         file_name=f"{IMAGES}/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
-        attributes=json.loads(json.dumps(item.attributes | {FILE: item.file_name}, default=str)),
+        attributes=json.loads(
+            json.dumps(item.attributes | {FILE: item.file_name}, default=str), parse_constant=lambda _: None
+        ),
     )
 
 

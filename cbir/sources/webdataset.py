@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,6 +10,7 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.documents import parse_json
 from cbir.sources.files import PICTURES
 from cbir.sources.log import ImportLog
 
@@ -80,7 +80,7 @@ def _build_item(key: str, ending: str, parts: dict[str, bytes], *, shard: Path) 
 
 def _read_json(data: bytes, *, key: str, shard: Path) -> dict[str, Any]:
     try:
-        about = json.loads(data)
+        about = parse_json(data)
     except ValueError as error:
         raise SourceError(f"{shard}: {key}.json is not valid JSON in UTF-8: {error}") from None
     if not isinstance(about, dict):
