@@ -6,21 +6,22 @@ import hashlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import imagehash
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
 
 from cbir.errors import CbirError, ImageError, SourceError
 from cbir.images import decode_image, encode_png, fit_square
 from cbir.params import IngestParams
 from cbir.params.file import load_section
 from cbir.progress import follow
+from cbir.raw_lists import read_list
 from cbir.records import (
     ITEM_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -37,6 +38,7 @@ from cbir.texts import clean_caption
 
 TAKEN = "the id is there already"
 UNREADABLE = "the file cannot be read"
+AHEAD = 2  # pictures read for each processor before they are asked for
 Row = dict[str, Any]
 encode_attributes = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -59,7 +61,7 @@ def ingest(raw: Path, out: Path, *, params: IngestParams) -> dict[str, int]:
         relative = [
             pair
             for path in sorted(raw.glob(f"*/{RAW_RELATIVE}"))
-            for pair in _read_list(path, RelativeCaption)
+            for pair in _read_rows(path, RelativeCaption)
             if pair["reference_id"] != pair["target_id"] and {pair["reference_id"], pair["target_id"]} <= good
         ]
         write_table(folder / "relative.parquet", pa.Table.from_pylist(relative, schema=RELATIVE_SCHEMA))
@@ -86,59 +88,29 @@ def iterate_raw(raw: Path) -> Iterator[tuple[Path, Row]]:
     """
     found = False
     for path in sorted(raw.glob(f"*/{RAW_ITEMS}")):
-        for row in _read_list(path, RawItem):
+        for row in _read_rows(path, RawItem):
             found = True
             yield path.parent, row
     if not found:
         raise SourceError(f"{raw} holds no source; run `cbir-ops data import openmoji`, or import a folder.")
 
 
-def _read_list(path: Path, kind: type[RawItem | RelativeCaption]) -> Iterator[Row]:
-    """The rows of one source, whole: a key that is left out has the default of ``kind``.
+def _read_rows(path: Path, kind: type[RawItem | RelativeCaption]) -> Iterator[Row]:
+    """The rows of one source, whole.
 
     Raises:
-        SourceError: a line is no JSON, has another key or a value of another type, or leads out of the folder.
+        SourceError: a line is malformed.
     """
-    adapter = TypeAdapter(kind)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = _parse_line(line, adapter)
-                except ValidationError as error:
-                    raise SourceError(f"{path}, line {number}: {_explain_line(error)}; mend it there.") from None
-                if isinstance(row, RawItem) and _leads_out(row.file_name):
-                    raise SourceError(f"{path}, line {number}: {row.file_name} is not in the source's folder; copy it.")
-                yield vars(row)
-
-
-def _leads_out(file_name: str) -> bool:
-    return os.path.isabs(file_name) or ".." in file_name.split("/")  # by hand: a Path for each item takes long
-
-
-def _parse_line(line: bytes, adapter: TypeAdapter[RawItem | RelativeCaption]) -> RawItem | RelativeCaption:
-    try:
-        return adapter.validate_json(line)
-    except ValidationError as error:
-        if not any(fault["input"] is None and len(fault["loc"]) > 1 for fault in error.errors()):
-            raise
-    listed = json.loads(line)  # a null among captions or labels is none
-    told = {
-        name: [one for one in value if one is not None] for name, value in listed.items() if isinstance(value, list)
-    }
-    return adapter.validate_json(json.dumps(listed | told))
-
-
-def _explain_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    for number, _, row in read_list(path, kind):
+        if isinstance(row, str):
+            raise SourceError(f"{path}, line {number}: {row}; mend it there.")
+        yield vars(row)
 
 
 def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestParams) -> tuple[set[str], list[Row]]:
     good: set[str] = set()
     bad: list[Row] = []
-    rows = _read_rows(listed, params=params)
+    rows = _read_items(listed, params=params)
     shard = 0
     while block := list(islice(rows, params.shard_rows)):
         kept = []
@@ -156,10 +128,23 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
     return good, bad
 
 
-def _read_rows(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(lambda entry: read_item(*entry, params=params), listed)
-        yield from follow(rows, total=len(listed), description="ingest")
+def _read_items(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
+    rows = _read_ahead(listed, params=params)
+    yield from follow(rows, total=len(listed), description="ingest")
+
+
+def _read_ahead(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
+    """Rows in their order, of which few are read before they are asked for: a fault ends it soon, memory is bounded."""
+    workers = os.cpu_count() or 1
+    entries = iter(listed)
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[Row]] = deque()
+        while True:
+            for entry in islice(entries, AHEAD * workers - len(running)):
+                running.append(pool.submit(read_item, *entry, params=params))
+            if not running:
+                return
+            yield running.popleft().result()
 
 
 def describe_item(folder: Path, item: Row) -> Row:

@@ -97,16 +97,44 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def replace_folder(out: Path) -> Iterator[Path]:
-    """An empty folder to write into, which becomes ``out`` at the end; after a fault ``out`` is as it was before."""
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
+    """An empty folder to write into, which becomes ``out`` at the end; after a fault ``out`` is as it was before.
+
+    Killed between the two renames of ``exchange_folder``, it leaves to the next run to put ``out`` back.
+    """
+    beside, aside = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
+    settle_folder(out, aside=aside, trash=beside)
     beside.mkdir(parents=True)
     try:
         yield beside
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(beside, out)
+        exchange_folder(beside, out, aside=aside)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        settle_folder(out, aside=aside, trash=beside)
+
+
+def exchange_folder(beside: Path, out: Path, *, aside: Path) -> None:
+    """Put ``beside`` in the place of ``out``, which is whole at ``aside`` then, for ``settle_folder`` to delete.
+
+    POSIX renames no folder onto another that holds something: between two renames ``out`` is not there, and a reader
+    of that moment must look again. It is there in part at no time.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(out, aside)
+    os.replace(beside, out)
+
+
+def settle_folder(out: Path, *, aside: Path, trash: Path) -> None:
+    """Put back what an exchange that ended between its renames had set aside, or delete it where ``out`` is there.
+
+    Deleted is what lies at ``trash``, so that a folder that was deleted in part is never put back.
+    """
+    shutil.rmtree(trash, ignore_errors=True)
+    if aside.exists():
+        target = trash if out.exists() else out
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, target)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

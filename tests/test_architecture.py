@@ -11,7 +11,18 @@ import yaml
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"errors", "locks", "progress", "scratch", "records", "params", "similarity", "workspace"},
-    1: {"known_files", "clusters", "images", "texts", "history", "ranks", "losses", "metric_losses", "statistics"},
+    1: {
+        "known_files",
+        "raw_lists",
+        "clusters",
+        "images",
+        "texts",
+        "history",
+        "ranks",
+        "losses",
+        "metric_losses",
+        "statistics",
+    },
     2: {
         "classes",
         "kernel",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -15,11 +17,13 @@ from PIL import Image
 from cbir.errors import SourceError
 from cbir.records import read_jsonl
 from cbir.sources import import_source
+from cbir.sources.removal import remove_items
 
 ROOT = Path(__file__).parent.parent
 IMPORT = """
 import sys
 from pathlib import Path
+from typing import Any
 from cbir.sources import import_source
 print(import_source(sys.argv[1], name="mine", raw=Path(sys.argv[2])).added)
 """
@@ -96,3 +100,18 @@ def test_a_killed_import_frees_the_lock(tmp_path: Path) -> None:
     killed.communicate()
     import_source(str(folder), name="mine", raw=tmp_path / "raw", patience=5)
     assert len(imported(tmp_path / "raw")) == 2000
+
+
+def test_a_file_system_without_hard_links_is_imported_into_and_removed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Any, **options: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)  # as FAT and many network shares do
+    raw = tmp_path / "raw"
+    for name in "ab":
+        import_source(str(make_folder(tmp_path / name, names=[f"{name}0", f"{name}1"])), name="mine", raw=raw)
+    remove_items("mine", ["a0"], raw=raw)
+    assert imported(raw) == {"mine/a1", "mine/b0", "mine/b1"}
+    assert sum(path.is_file() for path in (raw / "mine/images").rglob("*")) == 3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cbir import ingest as stage
 from cbir.encoder import read_canvas
 from cbir.errors import SourceError, WorkspaceError
 from cbir.images import Canvas
@@ -167,3 +170,26 @@ def test_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
         ingest(raw, tmp_path / name, params=IngestParams())
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_fault_ends_the_reading_of_pictures_soon(
+    raw: Path, tmp_path: Path, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = stage.AHEAD * (os.cpu_count() or 1)
+    list_rows(raw, *({"id": f"s/{n}", "file_name": "0.png"} for n in range(20 * window)))
+    read, decode = list[int](), stage.decode_image
+
+    def count(data: bytes, **options: Any) -> Image.Image:
+        read.append(len(data))
+        return decode(data, **options)
+
+    def fail(path: Path, table: pa.Table) -> None:
+        raise fault
+
+    monkeypatch.setattr(stage, "decode_image", count)
+    monkeypatch.setattr(stage, "write_table", fail)
+    with pytest.raises(type(fault)):
+        ingest(raw, tmp_path / "out", params=IngestParams(shard_rows=3))
+    fault.__traceback__ = None  # with it goes what still reads
+    assert 3 <= len(read) <= 3 + window

@@ -15,6 +15,7 @@ from raw_files import png, put
 from cbir.errors import SourceError
 from cbir.records import read_jsonl
 from cbir.sources import import_source
+from cbir.sources.files import PICTURES
 from cbir.sources.openmoji import base_points, read_emojis, read_relative
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default
@@ -107,6 +108,23 @@ def test_shards_of_img2dataset_become_items(folder: Path) -> None:
     assert rows["mine/000"]["captions"] == ["a cat"]
     assert rows["mine/000"]["attributes"]["url"] == "u"
     assert rows["mine/002"]["labels"] == ["5"]
+
+
+def test_a_shard_holds_the_formats_that_a_folder_may_hold(folder: Path) -> None:
+    names = {f"{ending.removeprefix('.')}{ending}": png() for ending in PICTURES}
+    put_shard(folder, "0.tar", names)
+    assert {row["attributes"]["file"] for row in imported(folder).values()} == set(names)
+    assert {"jfif.jfif", "avif.avif"} <= set(names)
+
+
+def test_nan_in_the_json_of_a_shard_or_in_coco_is_a_missing_value(folder: Path) -> None:
+    put_shard(folder, "0.tar", {"a.png": png(), "a.json": b'{"caption": NaN, "price": NaN, "size": 3}'})
+    row = imported(folder)["mine/a"]
+    assert (row["captions"], row["attributes"]) == ([], {"file": "a.png", "size": 3})
+    captions = b'{"images": [{"id": 1, "file_name": "b.png"}], "annotations": [{"image_id": 1, "caption": NaN}]}'
+    put(folder, "captions.json", captions)
+    put(folder, "b.png", png("blue"))
+    assert imported(folder)["mine/b"]["captions"] == []
 
 
 @pytest.mark.parametrize(

@@ -67,15 +67,30 @@ def test_a_relative_caption_of_no_valid_unicode_is_named_and_left_out(tmp_path: 
     assert changes_of(tmp_path) == [("b", "darker", "a")]
 
 
-@pytest.mark.parametrize("line", [b"{nope", b"\xff", b"[]", b'{"id": 5, "file_name": "x"}', b'{"id": "mine/x"}'])
-def test_importing_again_repairs_a_malformed_list(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"{nope", "Invalid JSON: key must be a string at line 1 column 2"),
+        (b"\xff", "Invalid JSON: expected value at line 1 column 1"),
+        (b"[]", "Input should be an object"),
+        (b'{"id": 5, "file_name": "x"}', "id: Input should be a valid string"),
+        (b'{"id": "mine/x"}', "file_name: Field required"),
+        (b'{"id": "mine/x", "file_name": "x", "captions": "a red square"}', "captions: Input should be a valid array"),
+        (b'{"id": "mine/x", "file_name": "x", "colour": "red"}', "colour: Unexpected keyword argument"),
+        (
+            b'{"id": "mine/x", "file_name": "../x"}',
+            "../x is not in the source's folder, where a copy of it must lie",
+        ),
+    ],
+)
+def test_importing_again_repairs_a_malformed_list(tmp_path: Path, line: bytes, fault: str) -> None:
     source = put_part(tmp_path / "set", ("a", "redder", "b"))
     take(source)
     path = tmp_path / "raw/mine/items.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole.split(b"\n")[0] + b"\n" + line + b"\n")
     report = take(source)
-    assert report.skipped == ["line 2 of the items.jsonl that was there: malformed, and dropped"]
+    assert report.skipped == [f"line 2 of the items.jsonl that was there: malformed, and dropped: {fault}"]
     assert path.read_bytes() == whole
 
 
@@ -166,6 +181,44 @@ def test_an_attribute_of_lists_is_told_with_its_place(tmp_path: Path) -> None:
     assert take(tmp_path / "set").remarks == [told]
 
 
+def test_a_number_that_json_does_not_have_is_null_and_infinities_are_told(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    put(
+        tmp_path / "set",
+        "metadata.jsonl",
+        b"""
+        {"file_name": "a.png", "id": NaN, "caption": NaN, "label": NaN, "price": NaN, "size": 1e999, "of": {"x": [NaN]}}
+        {"file_name": "b.png", "price": 5, "size": -Infinity, "NaN": "Infinity"}""",
+    )
+    report = take(tmp_path / "set")
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert (rows["mine/a"]["captions"], rows["mine/a"]["labels"]) == ([], [])
+    assert rows["mine/a"]["attributes"] == {"size": None, "of": {"x": [None]}, "file": "a.png"}
+    assert rows["mine/b"]["attributes"] == {"price": 5, "size": None, "NaN": "Infinity", "file": "b.png"}
+    told = "attribute 'size': infinite in 2 (a.png, ...), which JSON has no number for; null from now on"
+    assert told in report.remarks
+
+
+def test_infinities_of_a_csv_are_null_too(tmp_path: Path) -> None:
+    put_part(tmp_path / "set", ("a", "redder", "b"))
+    put(tmp_path / "set", "metadata.csv", b"file_name,price\na.png,inf\nb.png,2.5\n")
+    assert take(tmp_path / "set").remarks == [
+        "attribute 'price': infinite in 1 (a.png), which JSON has no number for; null from now on"
+    ]
+    rows = list(read_jsonl(tmp_path / "raw/mine/items.jsonl"))
+    assert [row["attributes"]["price"] for row in rows] == [None, 2.5]
+
+
+def test_numbers_that_json_does_not_have_and_an_earlier_import_left_are_null(tmp_path: Path) -> None:
+    source = put_part(tmp_path / "set", ("a", "redder", "b"))
+    take(source)
+    with (tmp_path / "raw/mine/items.jsonl").open("a") as file:
+        file.write('{"id": "mine/x", "file_name": "x.png", "attributes": {"price": NaN}}\n')
+    take(source)
+    rows = {row["id"]: row for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert rows["mine/x"]["attributes"] == {"price": None}
+
+
 def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> None:
     source = put_part(tmp_path / "set", ("a", "redder", "b"))
     take(source)
@@ -173,3 +226,66 @@ def test_rows_that_were_written_by_hand_need_no_attributes(tmp_path: Path) -> No
         file.write(json.dumps({"id": "mine/x", "file_name": "images/x.png"}) + "\n")
     report = take(source)
     assert (report.added, report.unchanged, report.skipped) == (0, 3, [])
+
+
+def files_of(raw: Path) -> list[str]:
+    return sorted(path.relative_to(raw / "mine").as_posix() for path in (raw / "mine/images").rglob("*"))
+
+
+def test_of_a_picture_that_changed_the_old_file_goes(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    put(tmp_path / "set", "b.png", png("green"))
+    take(tmp_path / "set")
+    put(tmp_path / "set", "a.png", png("blue"))
+    report = take(tmp_path / "set")
+    assert (report.added, report.unchanged, report.deleted) == (1, 1, 1)
+    assert report.summary.endswith("; 1 files deleted that no item has")
+    named = {row["file_name"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
+    assert set(files_of(tmp_path / "raw")) == named | {name.rpartition("/")[0] for name in named}
+    assert {(tmp_path / "raw/mine" / name).read_bytes() for name in named} == {png("blue"), png("green")}
+
+
+def test_a_picture_that_another_item_has_too_stays_when_one_changes(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    put(tmp_path / "set", "b.png", png("red"))
+    take(tmp_path / "set")
+    put(tmp_path / "set", "a.png", png("blue"))
+    assert take(tmp_path / "set").deleted == 0
+    assert all(
+        (tmp_path / "raw/mine" / row["file_name"]).is_file() for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")
+    )
+
+
+def test_what_an_earlier_version_left_goes_with_an_import_that_adds_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    take(tmp_path / "set")
+    before = files_of(tmp_path / "raw")
+    put(tmp_path / "raw/mine", "images/no/left.png")
+    report = take(tmp_path / "set")
+    assert (report.added, report.deleted) == (0, 1)
+    assert files_of(tmp_path / "raw") == before
+
+
+def test_files_that_were_named_by_hand_stay_however_the_name_leads_to_them(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png", png("red"))
+    take(tmp_path / "set")
+    mine = tmp_path / "raw/mine"
+    for name in ("images/hand/1.png", "images/hand/2.png", "images/3.png", "outside.png"):
+        put(mine, name, png("blue") + name.encode())
+    (mine / "linked.png").symlink_to("images/3.png")
+    names = ["images/./hand//1.png", "images/hand/2.png", "linked.png"]
+    with (mine / "items.jsonl").open("a") as file:
+        file.writelines(json.dumps({"id": f"mine/{name}", "file_name": name}) + "\n" for name in names)
+    assert take(tmp_path / "set").deleted == 0
+    assert {"images/hand/1.png", "images/hand/2.png", "images/3.png"} <= set(files_of(tmp_path / "raw"))
+    assert (mine / "outside.png").exists()
+
+
+def test_the_picture_of_a_line_that_was_dropped_stays_until_the_next_import(tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "blue")):
+        put(tmp_path / name, f"{name}.png", png(colour))
+        take(tmp_path / name)
+    path = tmp_path / "raw/mine/items.jsonl"
+    path.write_text(path.read_text().replace('"mine/a"', "nope"))
+    told = [(report.deleted, len(report.skipped)) for report in (take(tmp_path / "b"), take(tmp_path / "b"))]
+    assert told == [(0, 1), (1, 0)]

@@ -74,6 +74,25 @@ def test_a_picture_that_no_item_has_goes_and_what_is_elsewhere_stays(raw: Path, 
     assert (tmp_path / "mine.png").exists()
 
 
+def test_with_an_item_go_the_pictures_that_it_had_before(raw: Path, tmp_path: Path) -> None:
+    put(raw / "shoes", "images/be/before.png", png("white"))
+    put(raw / "shoes", "readme.txt", b"mine")
+    remove_items("shoes", ["2"], raw=raw)
+    left = {path.name for path in (raw / "shoes").rglob("*")}
+    red = Path(next(read_jsonl(raw / "shoes/items.jsonl"))["file_name"])
+    assert left == {"images", red.parent.name, red.name, "items.jsonl", "relative.jsonl", "readme.txt"}
+
+
+def test_a_picture_that_another_row_names_in_other_words_stays(raw: Path) -> None:
+    put(raw / "shoes", "boot.png", png("white"))
+    with (raw / "shoes" / "items.jsonl").open("a") as lines:
+        lines.write('{"id": "boot", "file_name": "boot.png"}\n{"id": "left", "file_name": "./boot.png"}\n')
+    remove_items("shoes", ["boot"], raw=raw)
+    assert (raw / "shoes/boot.png").exists()
+    remove_items("shoes", ["left"], raw=raw)
+    assert not (raw / "shoes/boot.png").exists()
+
+
 def test_ids_that_were_written_by_hand_need_not_name_their_source(raw: Path) -> None:
     with (raw / "shoes" / "items.jsonl").open("a") as lines:
         lines.write('{"id": "boot", "file_name": "boot.png"}\n{"id": 7, "file_name": "7.png"}\n')
@@ -120,9 +139,18 @@ def test_a_malformed_list_is_named_by_its_line_and_nothing_goes(raw: Path) -> No
     before = read_all(raw)
     with pytest.raises(SourceError, match=r"shoes/items\.jsonl, line 4 is no JSON object"):
         remove_items("shoes", ["shoes/0"], raw=raw)
-    with pytest.raises(SourceError, match="line 4"):
+    with pytest.raises(SourceError, match=r"shoes/items\.jsonl, line 4: Invalid JSON: .*; mend or delete the line"):
         list_sources(raw)
     assert read_all(raw) == before
+
+
+def test_a_row_that_ingest_would_refuse_is_not_counted_and_can_be_removed(raw: Path) -> None:
+    with (raw / "shoes" / "items.jsonl").open("a") as lines:
+        lines.write('{"id": "shoes/x", "file_name": "x.png", "captions": "a boot"}\n')
+    with pytest.raises(SourceError, match="line 4: captions: Input should be a valid array; mend or delete the line"):
+        list_sources(raw)
+    assert remove_items("shoes", ["x"], raw=raw).items == 1
+    assert list_sources(raw)[1].items == 3
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import filecmp
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cbir.errors import SourceError
-from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, exchange_folder
 from cbir.sources import coco, folders, openmoji, triplets, webdataset
-from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
+from cbir.sources.exchange import PATIENCE, link_or_copy, lock_imports, restore
 from cbir.sources.files import name_unread
 from cbir.sources.log import ImportLog
 from cbir.sources.merge import ImportReport, merge_source
@@ -43,13 +42,13 @@ def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
     partial.mkdir(parents=True)
     try:
         if final.exists():
-            shutil.copytree(final, partial, dirs_exist_ok=True, copy_function=os.link)
+            shutil.copytree(final, partial, dirs_exist_ok=True, copy_function=link_or_copy)
         log = ImportLog()
         found, relative = _read_source(source, log=log)
         report = merge_source(found, relative, name=name, folder=partial, log=log)
         same = all(_is_same(partial / file, final / file) for file in (RAW_ITEMS, RAW_RELATIVE))
-        if not same or report.restored:
-            exchange(partial, final, aside=partial_root / "old" / name)
+        if not same or report.restored or report.deleted:
+            exchange_folder(partial, final, aside=partial_root / "old" / name)
         return report
     finally:
         restore(partial_root, raw=raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.documents import parse_json
 from cbir.sources.files import list_files, name_item, read_file
 from cbir.sources.log import ImportLog
 
@@ -55,7 +55,7 @@ def _looks_right(path: Path) -> bool:
 
 def _load(path: Path) -> Entry:
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
     except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cbir.errors import SourceError
 from cbir.locks import hold_lock
+from cbir.records import settle_folder
 
 PATIENCE = 3600.0  # seconds
 
@@ -35,18 +36,16 @@ def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
         yield
 
 
-def exchange(partial: Path, final: Path, *, aside: Path) -> None:
-    """Put ``partial`` in the place of ``final``, which stays whole at ``aside`` until then."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(final, aside)
-    os.replace(partial, final)
-
-
 def restore(partial_root: Path, *, raw: Path) -> None:
     """Put back what an import that was killed between its two renames had set aside; drop the rest of it."""
     for aside in (partial_root / "old").glob("*"):
-        if not (raw / aside.name).exists():
-            os.replace(aside, raw / aside.name)
+        settle_folder(raw / aside.name, aside=aside, trash=partial_root / "gone" / aside.name)
     shutil.rmtree(partial_root, ignore_errors=True)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Link ``target`` to the file ``source``; copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import SourceError
 from cbir.progress import follow
+from cbir.raw_lists import read_list
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
 from cbir.sources.log import ImportLog
+from cbir.sources.pictures import IMAGES, delete_unnamed
 
 FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
 TAKEN = "not imported, for the file's name is called so; rename the column"
+INFINITE = "which JSON has no number for; null from now on"
 HIDDEN = "comes with a hit, but cannot be searched by: the name is one of the table's own"
-TEXTS, ENDS = ("id", "file_name"), ("reference_id", "caption", "target_id")
 Row = dict[str, Any]
 
 
@@ -27,7 +30,8 @@ Row = dict[str, Any]
 class ImportReport:
     """What an import did: items and relative captions added, items already there, and what its log says.
 
-    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again.
+    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again. ``deleted``: files
+    that no item has any more.
     """
 
     name: str
@@ -37,13 +41,15 @@ class ImportReport:
     remarks: list[str]
     relative: int = 0
     restored: int = 0
+    deleted: int = 0
 
     @property
     def summary(self) -> str:
         """One line of counts."""
         counts = f"{self.name}: {self.added} added, {self.unchanged} unchanged, {len(self.skipped)} left out"
         counts += f"; {self.relative} relative captions added" if self.relative else ""
-        return counts + (f"; {self.restored} lost or damaged pictures put back" if self.restored else "")
+        counts += f"; {self.restored} lost or damaged pictures put back" if self.restored else ""
+        return counts + (f"; {self.deleted} files deleted that no item has" if self.deleted else "")
 
 
 def merge_source(
@@ -54,15 +60,18 @@ def merge_source(
     folder: Path,
     log: ImportLog,
 ) -> ImportReport:
-    """Add items, their files and relative captions to what lies in ``folder``; nothing that is there goes.
+    """Add items, their files and relative captions to what lies in ``folder``; no item that is there goes.
 
-    A malformed line of an earlier import is dropped and named in ``log``, and so is text that is no Unicode.
+    A malformed line of an earlier import is dropped and named in ``log``, and so is text that is no Unicode. Files that
+    no item has are deleted, but for those of a line that was dropped now: whoever mends it finds them.
 
     Raises:
         SourceError: there is no item, before or now; or the source is malformed.
     """
-    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, TEXTS, log=log)}
-    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, ENDS, log=log)}
+    told = len(log.skipped)
+    rows = {row["id"]: row for row in _read_earlier(folder / RAW_ITEMS, RawItem, log=log)}
+    whole = len(log.skipped) == told
+    pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, log=log)}
     pairs_before = len(pairs)
     added, restored = _add_items(rows, found, name=name, folder=folder, log=log)
     if not rows:
@@ -72,6 +81,7 @@ def merge_source(
     _add_relative(pairs, relative, name=name, known=rows.keys(), log=log)
     if pairs or (folder / RAW_RELATIVE).exists():
         write_jsonl(folder / RAW_RELATIVE, pairs.values())
+    deleted = delete_unnamed(folder, named=(row["file_name"] for row in rows.values())) if whole else 0
     return ImportReport(
         name=name,
         added=added,
@@ -80,30 +90,19 @@ def merge_source(
         remarks=_make_printable(log.remarks),
         relative=len(pairs) - pairs_before,
         restored=restored,
+        deleted=deleted,
     )
 
 
-def _read_earlier(
-    path: Path, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...], *, log: ImportLog
-) -> list[Row]:
-    """Rows of an earlier import, without those that ``kind`` is not made of, or whose ``texts`` are no text."""
+def _read_earlier(path: Path, kind: type[RawItem | RelativeCaption], *, log: ImportLog) -> list[Row]:
+    """Rows of an earlier import, without those that ``ingest`` would refuse."""
     rows = []
-    for n, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], start=1):
-        row = _parse(line, kind, texts) if line.strip() else None
-        if row is not None:
-            rows.append(row)
-        elif line.strip():
-            log.skipped.append(f"line {n} of the {path.name} that was there: malformed, and dropped")
+    for number, _, row in read_list(path, kind) if path.exists() else ():
+        if isinstance(row, str):
+            log.skipped.append(f"line {number} of the {path.name} that was there: malformed, and dropped: {row}")
+        else:
+            rows.append(vars(row))
     return rows
-
-
-def _parse(line: bytes, kind: Callable[..., RawItem | RelativeCaption], texts: tuple[str, ...]) -> Row | None:
-    try:
-        row = json.loads(line)
-        kind(**row)
-    except (ValueError, TypeError):
-        return None
-    return row if all(isinstance(row[name], str) for name in texts) else None
 
 
 def _make_printable(lines: Iterable[str]) -> list[str]:
@@ -121,6 +120,7 @@ def _add_items(
     """How many rows are new or changed, and how many files of others had to be written again."""
     added = restored = 0
     hidden: dict[str, None] = {}
+    infinite: dict[str, list[str]] = {}
     for item, data in follow(found, description=f"import {name}"):
         if not _is_unicode(item):
             log.skipped.append(f"{item.file_name}: its name, its words or an attribute is no valid Unicode")
@@ -128,10 +128,12 @@ def _add_items(
         hidden |= dict.fromkeys(key for key in item.attributes if name_column(key) is None)
         if FILE in item.attributes:
             hidden[FILE] = None
+        for key in _find_infinite(item.attributes):
+            infinite.setdefault(key, []).append(item.file_name)
         row = asdict(_describe(item, data, name=name))
         wrote = _place(data, folder / row["file_name"])
         before = rows.get(row["id"], row)
-        was, now = ((one.get("attributes") or {}).get(FILE) for one in (before, row))
+        was, now = (one["attributes"].get(FILE) for one in (before, row))
         if was and was != now:
             log.remarks.append(
                 f"{row['id']}: was {was} and is {now} from now on; name items by an id in metadata to keep them"
@@ -141,6 +143,7 @@ def _add_items(
         restored += wrote and not new
         rows[row["id"]] = row
     log.remarks.extend(_name_mixed(rows.values()))
+    log.remarks.extend(f"attribute {key!r}: infinite in {_count(files)}, {INFINITE}" for key, files in infinite.items())
     log.remarks.extend(f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden)
     return added, restored
 
@@ -149,19 +152,26 @@ def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
     """Attributes with values of several types, and where the rarest of these is; and those with lists or objects."""
     kinds: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        attributes = row.get("attributes") or {}  # a list that was written by hand may leave it out
-        for key, value in attributes.items():
+        for key, value in row["attributes"].items():
             if value is not None:
                 files = kinds.setdefault(key, {}).setdefault(_name_kind(value), [])
-                files.append(str(attributes.get(FILE, row["id"])))
+                files.append(str(row["attributes"].get(FILE, row["id"])))
     for key, found in kinds.items():
         if len(found) > 1:
             rare = min(found, key=lambda kind: len(found[kind]))
             others = " and ".join(f"{kind} in {len(files)}" for kind, files in found.items() if kind != rare)
-            place = f"{rare} in {len(found[rare])} ({found[rare][0]}{', ...' if len(found[rare]) > 1 else ''})"
+            place = f"{rare} in {_count(found[rare])}"
             yield f"attribute {key!r}: {place}, {others}; of several types, it cannot be searched by"
         elif NESTED in found:
             yield f"attribute {key!r}: {NESTED} in {len(found[NESTED])} ({found[NESTED][0]}); it cannot be searched by"
+
+
+def _find_infinite(attributes: Row) -> list[str]:
+    return [key for key, value in attributes.items() if isinstance(value, float) and math.isinf(value)]
+
+
+def _count(files: list[str]) -> str:
+    return f"{len(files)} ({files[0]}{', ...' if len(files) > 1 else ''})"
 
 
 def _name_kind(value: Any) -> str:
@@ -185,14 +195,16 @@ def _is_unicode(value: RawItem | RelativeCaption) -> bool:
 
 
 def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
-    """The item as it lies in the raw folder, its file named by a hash of its bytes."""
+    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has."""
     digest = hashlib.sha256(data).hexdigest()[:24]
     return replace(
         item,
         id=f"{name}/{item.id}",
         group=f"{name}/{item.group}" if item.group else None,
-        file_name=f"images/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
-        attributes=json.loads(json.dumps(item.attributes | {FILE: item.file_name}, default=str)),
+        file_name=f"{IMAGES}/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
+        attributes=json.loads(
+            json.dumps(item.attributes | {FILE: item.file_name}, default=str), parse_constant=lambda _: None
+        ),
     )
 
 

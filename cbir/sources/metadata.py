@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Container, Iterator
@@ -14,6 +13,7 @@ import pandas as pd
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.documents import parse_json
 from cbir.sources.files import name_item, read_file
 from cbir.sources.log import ImportLog
 from cbir.sources.splits import NAMES, name_split
@@ -96,7 +96,7 @@ def _read_rows(path: Path) -> list[Row]:
 
 def _parse(line: str, number: int, *, path: Path) -> Row:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise SourceError(f"{path}, line {number}: no JSON ({error}); mend it.") from None
     if not isinstance(row, dict):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cbir.errors import SourceError, hint_at
-from cbir.records import RAW_ITEMS, RAW_RELATIVE
-from cbir.sources.exchange import PATIENCE, exchange, lock_imports, restore
-from cbir.sources.inventory import list_sources, read_rows
+from cbir.raw_lists import read_list
+from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, exchange_folder
+from cbir.sources.exchange import PATIENCE, link_or_copy, lock_imports, restore
+from cbir.sources.pictures import delete_unnamed
 
 SHOWN = 5
 
@@ -35,22 +38,41 @@ def remove_items(
     leaves all as it was. Waits as an import does. ``dry_run``: only says what would go.
 
     Raises:
-        SourceError: there is no such source or item, or a list is malformed; nothing was removed.
+        SourceError: there is no such source or item, or a line is no JSON object; nothing was removed.
     """
     folder = raw / name
     with lock_imports(raw, patience=patience):
         if not (folder / RAW_ITEMS).is_file() or folder.parent != raw:
             raise SourceError(f"There is no source {name!r} in {raw}; {_name_sources(name, raw)}")
-        items = list(read_rows(folder / RAW_ITEMS))
+        items = list(_read_rows(folder / RAW_ITEMS, RawItem))
         known = {str(row.get("id")) for _, row in items}
         gone = _find_items(ids, known, name=name) if ids else known
-        relative = list(read_rows(folder / RAW_RELATIVE))
+        relative = list(_read_rows(folder / RAW_RELATIVE, RelativeCaption))
         kept = [line for line, row in relative if gone.isdisjoint((row.get("reference_id"), row.get("target_id")))]
         left = [(line, row) for line, row in items if str(row.get("id")) not in gone]
         if not dry_run:
-            files = {str(row.get("file_name")) for _, row in items} - {str(row.get("file_name")) for _, row in left}
-            _write(folder, [line for line, _ in left], kept, files=files, raw=raw)
+            before, after = ([str(row.get("file_name")) for _, row in rows] for rows in (items, left))
+            _write(folder, [line for line, _ in left], kept, named=after, gone=before, raw=raw)
         return Removal(name=name, items=len(items) - len(left), relative=len(relative) - len(kept), left=len(left))
+
+
+def _read_rows(path: Path, kind: type[RawItem | RelativeCaption]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each line and its row; a malformed one as it is written, so that it can be removed."""
+    for number, line, row in read_list(path, kind) if path.exists() else ():
+        yield line, _load(line, number, path=path) if isinstance(row, str) else vars(row)
+
+
+def _load(line: bytes, number: int, *, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise SourceError(
+            f"{path.parent.name}/{path.name}, line {number} is no JSON object; mend or delete the line, or import the "
+            "source again."
+        )
+    return row
 
 
 def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set[str]:
@@ -65,11 +87,13 @@ def _find_items(ids: Sequence[str], known: Collection[str], *, name: str) -> set
 
 
 def _name_sources(name: str, raw: Path) -> str:
-    names = [holding.name for holding in list_sources(raw)]
+    names = sorted(path.parent.name for path in raw.glob(f"*/{RAW_ITEMS}"))
     return hint_at(name, names, otherwise=f"there are {', '.join(names)}." if names else "nothing was imported.")
 
 
-def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: set[str], raw: Path) -> None:
+def _write(
+    folder: Path, items: list[bytes], relative: list[bytes], *, named: list[str], gone: list[str], raw: Path
+) -> None:
     """Write the source beside, without what goes, and let it take the place of the one that is there."""
     partial_root = raw.parent / ".import"
     partial, aside = partial_root / "new" / folder.name, partial_root / "gone" / folder.name
@@ -78,15 +102,12 @@ def _write(folder: Path, items: list[bytes], relative: list[bytes], *, files: se
             aside.parent.mkdir(parents=True)
             os.replace(folder, aside)
             return
-        shutil.copytree(folder, partial, copy_function=os.link)
+        shutil.copytree(folder, partial, copy_function=link_or_copy)
         for file, lines in ((RAW_ITEMS, items), (RAW_RELATIVE, relative)):
             if (partial / file).exists():
                 (partial / file).unlink()  # a link to the old one, which must stay as it is
                 (partial / file).write_bytes(b"".join(line + b"\n" for line in lines))
-        for file in files:
-            picture = partial / file
-            if picture.is_file() and picture.resolve().is_relative_to(partial.resolve()):
-                picture.unlink()
-        exchange(partial, folder, aside=partial_root / "old" / folder.name)
+        delete_unnamed(partial, named=named, gone=gone)
+        exchange_folder(partial, folder, aside=partial_root / "old" / folder.name)
     finally:
         restore(partial_root, raw=raw)

@@ -8,7 +8,6 @@ FashionIQ (Wu et al. 2021): ``captions/cap.KIND.SPLIT.json`` has ``candidate``, 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem, RelativeCaption
+from cbir.sources.documents import parse_json
 from cbir.sources.files import PICTURES, list_files, read_file
 from cbir.sources.log import ImportLog
 
@@ -122,7 +122,7 @@ def _list_pictures(captions: Path, *, kind: str, split: str) -> dict[str, str | 
 
 def _load(path: Path) -> Any:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SourceError(f"{path} is not valid JSON in UTF-8: {error}") from None
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,9 +10,11 @@ from typing import Any
 
 from cbir.errors import SourceError
 from cbir.records import RawItem
+from cbir.sources.documents import parse_json
+from cbir.sources.files import PICTURES
 from cbir.sources.log import ImportLog
 
-PICTURES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"}
+ENDINGS = {ending.removeprefix(".") for ending in PICTURES}
 
 
 def find_shards(source: Path) -> list[Path]:
@@ -30,7 +31,7 @@ def read_items(shards: list[Path], *, log: ImportLog) -> Iterator[tuple[RawItem,
     seen: set[str] = set()
     for shard in shards:
         for key, parts in _read_samples(shard):
-            ending = next((ending for ending in parts if ending in PICTURES), None)
+            ending = next((ending for ending in parts if ending in ENDINGS), None)
             if ending is None:
                 log.skipped.append(f"{key}: has no picture in {shard.name}")
                 continue
@@ -39,7 +40,7 @@ def read_items(shards: list[Path], *, log: ImportLog) -> Iterator[tuple[RawItem,
             seen.add(key)
             yield _build_item(key, ending, parts, shard=shard), parts[ending]
     if not seen:
-        raise SourceError(f"No sample of {shards[0].parent} has a picture ({', '.join(sorted(PICTURES))}).")
+        raise SourceError(f"No sample of {shards[0].parent} has a picture ({', '.join(sorted(ENDINGS))}).")
 
 
 def _read_samples(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -79,7 +80,7 @@ def _build_item(key: str, ending: str, parts: dict[str, bytes], *, shard: Path) 
 
 def _read_json(data: bytes, *, key: str, shard: Path) -> dict[str, Any]:
     try:
-        about = json.loads(data)
+        about = parse_json(data)
     except ValueError as error:
         raise SourceError(f"{shard}: {key}.json is not valid JSON in UTF-8: {error}") from None
     if not isinstance(about, dict):
