@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cbir.statistics import Comparison, compare_systems, find_joint_intervals
+from cbir.statistics import Comparison, compare_systems, find_interval
 
 QUERY_SETS = (
     "text_to_image",
@@ -57,9 +57,9 @@ class Answers:
 
 def find_intervals(answers: Answers, names: Iterable[str], *, seed: int, part: str = "") -> Intervals:
     """``low`` and ``high`` of the mean of the named figures; ``part`` names what the queries are a part of."""
-    rng, names = _seed(seed, answers.query_set, answers.system, part), list(names)
-    found = find_joint_intervals([answers.figures[name] for name in names], answers.cluster_Q, rng=rng)
-    return {name: {"low": low, "high": high} for name, (low, high) in zip(names, found, strict=True)}
+    rng = _seed(seed, answers.query_set, answers.system, part)
+    found = {name: find_interval(answers.figures[name], answers.cluster_Q, rng=rng) for name in names}
+    return {name: {"low": low, "high": high} for name, (low, high) in found.items()}
 
 
 def compare_answers(ours: Answers, theirs: Answers, *, seed: int) -> Comparison:

@@ -3,13 +3,12 @@
 Queries that are variants of one another (a cluster: near duplicates, the skin tones of one emoji) are not independent:
 clusters are resampled whole, not queries (Field & Welsh 2007, Bootstrapping clustered data).
 
-Shapes: Q queries, C clusters, F figures.
+Shapes: Q queries, C clusters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,26 +57,12 @@ def find_interval(
     resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean; of one cluster nothing is known but its mean."""
-    return find_joint_intervals([value_Q], cluster_Q, rng=rng, level=level, resamples=resamples)[0]
-
-
-def find_joint_intervals(
-    values: Sequence[np.ndarray],
-    cluster_Q: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> list[tuple[float, float]]:
-    """The same of several figures of the same queries, float (Q,) each, over the same resampled clusters."""
-    sums = [_sum_clusters(value_Q, cluster_Q) for value_Q in values]
-    if not sums or len(sums[0][1]) < 2:
-        return [(float(value_Q.mean()), float(value_Q.mean())) for value_Q in values]
-    total_FC, count_C = np.stack([total_C for total_C, _ in sums]), sums[0][1]
+    total_C, count_C = _sum_clusters(value_Q, cluster_Q)
+    if len(total_C) < 2:
+        return float(value_Q.mean()), float(value_Q.mean())
     found = stats.bootstrap(
-        (total_FC, count_C),
+        (total_C, count_C),
         lambda total, count, axis: total.sum(axis) / count.sum(axis),
-        axis=-1,
         paired=True,
         vectorized=True,
         batch=200,
@@ -86,8 +71,7 @@ def find_joint_intervals(
         method="percentile",
         rng=rng,
     )
-    interval = found.confidence_interval
-    return [(float(low), float(high)) for low, high in zip(interval.low, interval.high, strict=True)]
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def compare_systems(

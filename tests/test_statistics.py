@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cbir.statistics import (
-    compare_systems,
-    count_more,
-    find_interval,
-    find_joint_intervals,
-    judge_non_inferiority,
-    judge_superiority,
-)
+from cbir.statistics import compare_systems, count_more, find_interval, judge_non_inferiority, judge_superiority
 
 ALONE = np.arange(100)
 
@@ -26,14 +19,6 @@ def test_the_interval_of_many_queries_is_that_of_the_normal_distribution() -> No
         pytest.approx(value_Q.mean() - half, abs=0.006),
         pytest.approx(value_Q.mean() + half, abs=0.006),
     )
-
-
-def test_figures_of_the_same_queries_have_each_the_interval_that_it_has_alone() -> None:
-    value_Q, cluster_Q = np.random.default_rng(0).random(300), np.arange(300) // 3
-    parts = [value_Q, value_Q**2, np.ones(300)]
-    joint = find_joint_intervals(parts, cluster_Q, rng=np.random.default_rng(1))
-    assert joint == [find_interval(part, cluster_Q, rng=np.random.default_rng(1)) for part in parts]
-    assert find_joint_intervals([], cluster_Q, rng=np.random.default_rng(1)) == []
 
 
 def test_the_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
