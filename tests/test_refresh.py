@@ -317,7 +317,7 @@ def test_a_value_gets_into_a_column_of_its_type_and_into_no_other(
     items = pa.Table.from_pylist([row], schema=ITEM_SCHEMA)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 4)
     plain = pa.Table.from_pylist([row | {"attributes": "{}"}], schema=ITEM_SCHEMA)
-    schema = build_rows(plain, vectors, refreshed_at=None).schema.append(pa.field("own", kind))
+    schema = build_rows(plain, vectors, types={}, refreshed_at=None).schema.append(pa.field("own", kind))
     rows, left_out = fit_rows(items, vectors, schema=schema, refreshed_at="now")
     assert rows["own"].to_pylist() == [expected]
     assert left_out == (["own"] if expected is None and not isinstance(value, list) else [])
