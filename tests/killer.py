@@ -34,7 +34,16 @@ from cbir.workspace import lock_table
 
 ROOT = Path(cbir.refresh.__file__).parent
 TRACED = {
-    str(ROOT / name) for name in ("index.py", "promotion.py", "refresh.py", "registry/__init__.py", "workspace.py")
+    str(ROOT / name)
+    for name in (
+        "changes.py",
+        "index/__init__.py",
+        "index/tables.py",
+        "promotion.py",
+        "refresh.py",
+        "registry/__init__.py",
+        "workspace.py",
+    )
 }
 
 
