@@ -338,6 +338,7 @@ def test_one_new_picture_in_a_hundred_costs_at_most_three_in_a_hundred_of_a_full
     assert sum(seen) <= 0.03 * full
 
 
+@pytest.mark.slow
 def test_a_refresh_has_few_of_the_fresh_pictures_in_memory_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
