@@ -1,42 +1,39 @@
-"""How new, changed and deleted items of the raw data reach the live table, by the live encoder, in one commit."""
+"""How new, changed and deleted items of the raw data reach the live table, by the live encoder, in one commit.
+
+Shapes: N items, B items of a block, D dimensions.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cbir.changes import Changes, check_deleted, find_changes
 from cbir.encoder import Encoder
-from cbir.errors import IndexError_, SourceError
+from cbir.errors import IndexError_
 from cbir.features import CACHE, iterate_features
 from cbir.index import Index
-from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams
 from cbir.params.file import load_section
-from cbir.progress import follow
-from cbir.records import ITEM_SCHEMA, RAW_ITEMS, cut_table
+from cbir.records import ITEM_SCHEMA, count_blocks, iterate_items, read_items
 from cbir.registry import Registry, Release, open_registry
 from cbir.registry.history import REFRESH
-from cbir.rows import Marks, fit_rows, hash_row, mark_item
+from cbir.rows import fit_rows
+from cbir.scratch import make_scratch
 from cbir.similarity import shorten_vectors
 from cbir.sources import lock_imports
 from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
-MOST_UNREADABLE = 0.2  # of the files
 FILES = Path(".cbir/files.parquet")  # in the workspace
-BATCH = 256  # items whose tower outputs are in memory at once
-Row = dict[str, Any]
+BATCH = 256  # items whose pictures and tower outputs are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +58,6 @@ class Refresh:
     unsearchable: list[str]
 
 
-@dataclass(kw_only=True)
-class Changes:
-    """The raw data beside a table: rows to insert or replace, ids to delete, ids to leave."""
-
-    added: list[Row] = field(default_factory=list)
-    changed: list[Row] = field(default_factory=list)
-    unchanged: set[str] = field(default_factory=set)
-    deleted: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-    @property
-    def ids(self) -> set[str]:
-        """Ids of the table afterwards."""
-        return self.unchanged | {row["id"] for row in self.added + self.changed}
-
-
 def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_DELETED) -> Refresh:
     """Bring the live table in step with ``data/raw``; done again, it embeds and commits nothing.
 
@@ -99,17 +79,19 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
         index = Index.open(uri=locate_index(workspace), table=table)
         params = load_section(registry.fetch_evidence(release, "params.yaml"), "ingest", IngestParams)
         marks = index.read_marks()
-        with lock_imports(workspace / "data/raw"):
-            changes = find_changes(workspace / "data/raw", marks, params=params, files=KnownFiles(workspace / FILES))
-        _check_deleted(changes, marks, most_deleted=most_deleted)
         rows, embedded = pa.table({}), 0
         unsearchable: list[str] = []
-        if changes.added or changes.changed:
-            encoder = registry.download_encoder(release)
-            index.add_marks()
-            rows, embedded, unsearchable = _make_rows(
-                changes, index, marks, encoder=encoder, cache=workspace / CACHE, now=now
-            )
+        with make_scratch(workspace) as fresh:
+            with lock_imports(workspace / "data/raw"):
+                files = KnownFiles(workspace / FILES)
+                changes = find_changes(workspace / "data/raw", marks, params=params, files=files, fresh=fresh)
+            check_deleted(changes, marks, most_deleted=most_deleted)
+            if changes.added or changes.changed:
+                encoder = registry.download_encoder(release)
+                index.add_marks()
+                rows, embedded, unsearchable = _make_rows(
+                    changes, index, fresh, encoder=encoder, cache=workspace / CACHE, now=now
+                )
         if rows.num_rows or changes.deleted:
             _commit(index, rows, changes, registry=registry, release=release, now=now)
         _write_down(registry, release, index)
@@ -129,145 +111,47 @@ def refresh_table(workspace: Path, *, now: datetime, most_deleted: float = MOST_
     )
 
 
-def find_changes(raw: Path, marks: dict[str, Marks], *, params: IngestParams, files: KnownFiles) -> Changes:
-    """Compare the raw data with the marks of a table's rows; only what is new or changed is decoded.
-
-    ``files`` tells which of them have not changed since an earlier comparison, without opening them. An item is gone
-    where its file is, or is no picture; where a disk or a mount does not give the file, its row stays.
-
-    Raises:
-        SourceError: there is no source, no usable picture in any, or much of it cannot be read.
-    """
-    changes = Changes()
-    fresh: list[tuple[Path, Row]] = []
-    for entry in follow(_iterate_sources(raw), total=len(marks), description="compare"):
-        row = _find_known(*entry, marks=marks, files=files)
-        if row is None:
-            fresh.append(entry)
-        elif row["id"] in changes.unchanged:
-            changes.refused.append(f"{_name_item(*entry)}: {TAKEN}")
-        else:
-            changes.unchanged.add(row["id"])
-    files.save()
-    listed = len(fresh) + len(changes.unchanged)
-    taken = _sort_fresh(fresh, _read_items(fresh, params=params), changes, marks=marks)
-    if len(changes.unreadable) > MOST_UNREADABLE * listed:
-        raise SourceError(
-            f"{len(changes.unreadable)} of {listed} files cannot be read; the first: {changes.unreadable[0]}. Mend the "
-            "disk, mount or permissions, then run `cbir-ops refresh` again."
-        )
-    if not taken:
-        raise SourceError(f"None of {len(fresh)} pictures can be used; the first: {changes.refused[0]}.")
-    changes.deleted = sorted(set(marks) - taken)
-    return changes
-
-
-def _iterate_sources(raw: Path) -> Iterator[tuple[Path, Row]]:
-    """``iterate_raw``, where a source that cannot be listed is not taken for one that is gone."""
-    try:
-        for folder in raw.glob("*"):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                (folder / RAW_ITEMS).stat()
-        yield from iterate_raw(raw)
-    except OSError as error:
-        raise SourceError(
-            f"{error.filename or raw} cannot be read ({error.strerror}); mend the disk, mount or permissions, then "
-            "run `cbir-ops refresh` again."
-        ) from None
-
-
-def _sort_fresh(
-    fresh: list[tuple[Path, Row]], rows: list[Row], changes: Changes, *, marks: dict[str, Marks]
-) -> set[str]:
-    """Put every item that was read where it belongs in ``changes``; return the ids that the table is to hold."""
-    taken = set(changes.unchanged)
-    for entry, row in zip(fresh, rows, strict=True):
-        reason = row.get("reason", "")
-        if reason.startswith(UNREADABLE):
-            changes.unreadable.append(f"{_name_item(*entry)}: {reason}")
-            if row["id"] in marks and row["id"] not in taken:
-                taken.add(row["id"])
-                changes.unchanged.add(row["id"])
-        elif reason := reason or (TAKEN if row["id"] in taken else ""):
-            changes.refused.append(f"{_name_item(*entry)}: {reason}")
-        else:
-            taken.add(row["id"])
-            (changes.changed if row["id"] in marks else changes.added).append(row)
-    return taken
-
-
-def _name_item(folder: Path, item: Row) -> str:
-    """Its id, and the file as it was called before an import, where it came by one."""
-    return f"{item['id']} ({item['attributes'].get('file') or folder.name + '/' + item['file_name']})"
-
-
-def _find_known(folder: Path, item: Row, *, marks: dict[str, Marks], files: KnownFiles) -> Row | None:
-    """The item without its picture, where the table's row is of it as it is; else None, and it has to be read."""
-    mark = marks.get(item["id"])
-    if mark is None:
-        return None
-    row = describe_item(folder, item)
-    try:
-        row["sha256"] = files.hash(f"{folder}/{item['file_name']}")
-    except OSError:
-        return None
-    return row if mark.row_hash == hash_row(row) else None
-
-
-def _read_items(entries: list[tuple[Path, Row]], *, params: IngestParams) -> list[Row]:
-    if not entries:
-        return []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda entry: read_item(*entry, params=params), entries)
-        return list(follow(done, total=len(entries), description="read"))
-
-
-def _check_deleted(changes: Changes, marks: dict[str, Marks], *, most_deleted: float) -> None:
-    if len(changes.deleted) > most_deleted * len(marks):
-        raise SourceError(
-            f"data/raw lacks {len(changes.deleted)} of the {len(marks)} items that are live; run `dvc checkout` where "
-            "the data are not all there, or allow it with --most-deleted 1."
-        )
-
-
 def _make_rows(
-    changes: Changes, index: Index, marks: dict[str, Marks], *, encoder: Path, cache: Path, now: datetime
+    changes: Changes, index: Index, fresh: Path, *, encoder: Path, cache: Path, now: datetime
 ) -> tuple[pa.Table, int, list[str]]:
     """Rows for the table, how many were embedded for them, and which attributes do not fit."""
-    items = changes.added + changes.changed
-    kept = index.read_vectors([row["id"] for row in changes.changed if _looks_the_same(row, marks)])
-    fresh = [row for row in items if row["id"] not in kept]
-    vectors = kept | dict(zip((row["id"] for row in fresh), _embed(fresh, index, encoder, cache), strict=True))
-    vector_ND = np.stack([vectors[row["id"]] for row in items]).astype(np.float32)
-    rows, unsearchable = fit_rows(
-        pa.Table.from_pylist(items, schema=ITEM_SCHEMA),
-        pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), vector_ND.shape[1]),
-        schema=index.schema,
-        refreshed_at=now.isoformat(),
-    )
-    return rows, len(fresh), unsearchable
+    kept = index.read_vectors(changes.alike)
+    embedded = _embed(fresh, index, known=set(kept), encoder=encoder, cache=cache)
+    parts: list[pa.Table] = []
+    unsearchable: set[str] = set()
+    for items in iterate_items(fresh, columns=ITEM_SCHEMA.names, rows=BATCH):
+        vectors = [kept[id_] if id_ in kept else embedded[id_] for id_ in items["id"].to_pylist()]
+        vector_BD = np.stack(vectors).astype(np.float32)
+        rows, left_out = fit_rows(
+            items,
+            pa.FixedSizeListArray.from_arrays(pa.array(vector_BD.ravel()), vector_BD.shape[1]),
+            schema=index.schema,
+            refreshed_at=now.isoformat(),
+        )
+        parts.append(rows)
+        unsearchable.update(left_out)
+    return pa.concat_tables(parts), len(embedded), sorted(unsearchable)
 
 
-def _looks_the_same(row: Row, marks: dict[str, Marks]) -> bool:
-    """Whether the encoder would read what it has read before: a price or a label has no part in the vector."""
-    mark, known = mark_item(row), marks[row["id"]]
-    return (mark.sha256, mark.text_hash) == (known.sha256, known.text_hash)
-
-
-def _embed(rows: list[Row], index: Index, folder: Path, cache: Path) -> list[np.ndarray]:
-    """Vectors as the stage ``embed`` makes them."""
-    encoder = Encoder.load(folder)
-    if encoder.fingerprint != index.fingerprint:
+def _embed(fresh: Path, index: Index, *, known: set[str], encoder: Path, cache: Path) -> dict[str, np.ndarray]:
+    """Vectors of the items that are not ``known``, as the stage ``embed`` makes them."""
+    loaded = Encoder.load(encoder)
+    if loaded.fingerprint != index.fingerprint:
         raise IndexError_(
-            f"The live table is of encoder {index.fingerprint}, the release of {encoder.fingerprint}; run "
+            f"The live table is of encoder {index.fingerprint}, the release of {loaded.fingerprint}; run "
             "`cbir-ops retrain` to publish it again."
         )
-    if not rows:
-        return []
-    blocks = cut_table(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), BATCH)
-    parts = iterate_features(blocks, count=len(blocks), towers_folder=folder, cache=cache, towers=encoder.towers)
-    vector_ND = np.concatenate([encoder.fuse(features) for features in parts])
-    return list(shorten_vectors(vector_ND, index.dimensions, encoder.similarity))
+    ids = [id_ for id_ in read_items(fresh, columns=["id"])["id"].to_pylist() if id_ not in known]
+    if not ids:
+        return {}
+    wanted = pa.array(ids, pa.string())
+    items = iterate_items(fresh, columns=["id", "image", "captions", "sha256"], rows=BATCH)
+    chosen = (block.filter(pc.is_in(block["id"], wanted)) for block in items)
+    blocks = (block for block in chosen if block.num_rows)
+    count = count_blocks(fresh, rows=BATCH)
+    parts = iterate_features(blocks, count=count, towers_folder=encoder, cache=cache, towers=loaded.towers)
+    vector_ND = np.concatenate([loaded.fuse(features) for features in parts])
+    return dict(zip(ids, shorten_vectors(vector_ND, index.dimensions, loaded.similarity), strict=True))
 
 
 def _commit(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +33,8 @@ OWN = (
 )
 HIDDEN = ("vector", "thumbnail", TEXT_HASH, ROW_HASH)  # of no use to who searches
 HASHED = ("id", "source", "source_path", "captions", "original_captions", "labels", "group", "attributes", SHA256)
-SCALARS = (str, int, float, bool)
+TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+SCALARS = tuple(TYPES)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -71,17 +74,35 @@ def name_column(attribute: str) -> str | None:
     return None if not name or name.startswith("_") or name in OWN else name
 
 
-def build_rows(items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, refreshed_at: str | None) -> pa.Table:
-    """Rows of ``items`` with their vectors; the user's own columns get the types of their values."""
+def find_types(attributes: Iterable[str]) -> dict[str, pa.DataType]:
+    """The user's own columns of items with these attributes: each name with the type of its values, in order.
+
+    Whole and broken numbers are numbers; an attribute whose values are of several types has no column.
+    """
+    kinds: dict[str, set[type]] = defaultdict(set)
+    for text in attributes:
+        for name, value in _name_columns(json.loads(text)).items():
+            if value is not None:
+                kinds[name].add(_find_kind(value))
+    types = {}
+    for name, found in sorted(kinds.items()):
+        kind, *others = {float} if found == {int, float} else found
+        if kind in TYPES and not others:
+            types[name] = TYPES[kind]
+    return types
+
+
+def build_rows(
+    items: pa.Table, vectors: pa.Array | pa.ChunkedArray, *, types: dict[str, pa.DataType], refreshed_at: str | None
+) -> pa.Table:
+    """Rows of ``items``, which may be a part of all, with their vectors; ``types`` as ``find_types`` found of all."""
     columns = _build_columns(items, vectors, refreshed_at=refreshed_at)
     attributes = [_name_columns(row) for row in _read_attributes(items)]
-    for name in sorted({key for row in attributes for key in row}):
+    for name, kind in types.items():
         values = [row.get(name) for row in attributes]
-        kinds = {type(value) for value in values if value is not None}
-        if kinds == {int, float} or (kinds == {int} and not _fit_int64(values)):
-            columns[name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
-        elif len(kinds) == 1 and kinds <= set(SCALARS):
-            columns[name] = pa.array(values)
+        if pa.types.is_floating(kind):  # of a whole number that a float cannot hold exactly, the nearest
+            values = [None if value is None else float(value) for value in values]
+        columns[name] = pa.array(values, kind)
     return pa.table(columns)
 
 
@@ -158,9 +179,9 @@ def _fit(value: Any, kind: pa.DataType) -> Any:
         return None
 
 
-def _fit_int64(values: list[Any]) -> bool:
-    """A number of over 64 bits, such as a long article number, is searchable as the nearest float."""
-    return all(value is None or -(2**63) <= value < 2**63 for value in values)
+def _find_kind(value: Any) -> type:
+    """Its type; a whole number of over 64 bits, such as a long article number, is searchable as the nearest float."""
+    return float if type(value) is int and not -(2**63) <= value < 2**63 else type(value)
 
 
 def _make_thumbnails(images: list[bytes]) -> list[bytes]:

@@ -34,6 +34,7 @@ from cbir.workspace import lock_table
 
 ROOT = Path(cbir.refresh.__file__).parent
 TRACED = (
+    "changes.py",
     "index/__init__.py",
     "index/tables.py",
     "promotion.py",

@@ -61,7 +61,7 @@ LAYERS = {
     | {"git", "outputs", "fold_store", "search_space", "study"},
     4: {"outside", "search", "report", "evaluation_page", "gate", "contest", "index_check", "smoke"}
     | {"gate_report", "override", "promotion", "retention", "releases", "lineage", "card", "card_page"}
-    | {"crossval", "refresh", "printing"},
+    | {"crossval", "changes", "refresh", "printing"},
     5: {"cli", "demo", "data_commands", "release_commands", "experiment_commands"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

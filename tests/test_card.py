@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from memory import measure_share, write_shards
 from mlflow.tracking import MlflowClient
 from small_releases import IDS, NOW, make_registry, make_release
 
@@ -48,6 +49,11 @@ def test_figures_stand_beside_the_champions_and_the_worst_losses_come_first(regi
     assert [(row.query, row.before, row.after) for row in card.worse] == [("s/0", 1.0, 0.4), ("s/3", 0.9, 0.8)]
     assert card.worse_in_all == 2
     assert card.worse[0].thumbnail.startswith(b"\xff\xd8")
+
+
+def test_a_card_has_few_of_the_catalogues_pictures_in_memory_at_a_time(registry: Registry, tmp_path: Path) -> None:
+    write_shards(tmp_path / "data/ingested")
+    assert measure_share(lambda: gather(registry, tmp_path, "2")) < 0.5
 
 
 def test_a_release_that_is_live_is_compared_with_the_one_before(registry: Registry, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from conftest import COLOURS, draw
+from memory import measure_share, write_shards
 
 from cbir.answers import QUERY_SETS
 from cbir.answers import SYSTEMS as ALL_SYSTEMS
@@ -79,6 +80,12 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
     assert "<script" not in page
     assert 'src="http' not in page
     assert 'href="http' not in page
+
+
+def test_the_page_has_few_of_the_catalogues_pictures_in_memory_at_a_time(workspace: Path) -> None:
+    write_shards(workspace / "data/ingested")
+    assert measure_share(lambda: write_evaluation_page(workspace)) < 0.5
+    assert (workspace / "reports/evaluation.html").read_text().count("data:image/jpeg") == 3
 
 
 def find_row(name: str, *figures: str) -> str:

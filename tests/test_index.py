@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from memory import list_ids, measure_share, write_shards
 from PIL import Image
 
 from cbir.errors import IndexError_, QueryError
@@ -83,6 +84,26 @@ def test_a_table_holds_a_release_only_with_its_fingerprint_and_its_rows(tmp_path
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
     assert [publish(tmp_path), publish(tmp_path)] == [4, 4]
+
+
+def test_publishing_has_few_of_the_catalogues_pictures_in_memory_at_a_time(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    ids = list_ids()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(len(ids), 4, dtype=np.float32).ravel()), 4)
+    write_table(tmp_path / "embeddings.parquet", pa.table({"id": ids, "vector": column}))
+    facts = {"fingerprint": "f", "similarity": "cosine", "dimensions": 4, "rows": len(ids)}
+    write_json(tmp_path / "embedded.json", facts)
+
+    def publish_again() -> int:
+        return publish_table(uri=str(tmp_path / "db"), table="release_v1", ingested=tmp_path, embedded=tmp_path)
+
+    assert measure_share(publish_again) < 0.5
+    index = Index.open(uri=str(tmp_path / "db"), table="release_v1")
+    assert index._table.to_arrow()["id"].to_pylist() == ids
+    assert index._table.stats()["fragment_stats"]["num_fragments"] == 1
+    index._table.update(values={"row_hash": "of a refresh"})
+    assert measure_share(publish_again) < 0.5
+    assert holds_release(uri=str(tmp_path / "db"), table="release_v1", ingested=tmp_path, embedded=tmp_path)
 
 
 def test_the_table_of_another_release_is_never_overwritten(tmp_path: Path) -> None:

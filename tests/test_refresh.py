@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import COLOURS, cbir, draw
-from refreshed import make_live, make_raw, publish, register, run_stages
+from memory import SIDE, draw_noise, list_ids, measure_share
+from refreshed import PARAMS, make_live, make_raw, publish, register, run_stages
 from small_releases import NOW
 
 from cbir.errors import IndexError_, SourceError
+from cbir.feature_store import FeatureStore
 from cbir.images import encode_png
 from cbir.index import Index
 from cbir.index.tables import holds_release
@@ -317,7 +319,7 @@ def test_a_value_gets_into_a_column_of_its_type_and_into_no_other(
     items = pa.Table.from_pylist([row], schema=ITEM_SCHEMA)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4, np.float32)), 4)
     plain = pa.Table.from_pylist([row | {"attributes": "{}"}], schema=ITEM_SCHEMA)
-    schema = build_rows(plain, vectors, refreshed_at=None).schema.append(pa.field("own", kind))
+    schema = build_rows(plain, vectors, types={}, refreshed_at=None).schema.append(pa.field("own", kind))
     rows, left_out = fit_rows(items, vectors, schema=schema, refreshed_at="now")
     assert rows["own"].to_pylist() == [expected]
     assert left_out == (["own"] if expected is None and not isinstance(value, list) else [])
@@ -334,6 +336,50 @@ def test_one_new_picture_in_a_hundred_costs_at_most_three_in_a_hundred_of_a_full
     assert count(run(tmp_path)) == (2, 0, 0, 200, 2, 202)
     assert full == 200
     assert sum(seen) <= 0.03 * full
+
+
+@pytest.mark.slow
+def test_a_refresh_has_few_of_the_fresh_pictures_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setitem(PARAMS["ingest"], "image_size", SIDE)
+    monkeypatch.setattr("cbir.changes.BLOCK", 5)
+    monkeypatch.setattr("cbir.refresh.BATCH", 5)
+    make_live(tmp_path)
+    noise = tmp_path / "data/raw/noise"
+    noise.mkdir()
+    (noise / "1.png").write_bytes(draw_noise())
+    write_jsonl(noise / "items.jsonl", ({"id": id_, "file_name": "1.png"} for id_ in list_ids()))
+    assert measure_share(lambda: run(tmp_path)) < 1
+    assert open_table(tmp_path).rows == 8 + len(list_ids())
+
+
+def test_a_refresh_that_was_stopped_on_the_way_embeds_only_the_rest_and_leaves_every_item_once(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
+) -> None:
+    monkeypatch.setattr("cbir.changes.BLOCK", 3)
+    monkeypatch.setattr("cbir.refresh.BATCH", 3)
+    make_raw(tmp_path, range(16))
+    write, written = FeatureStore.write, []
+
+    def write_two_blocks(self, keys, block):
+        assert len(written) < 2, "stopped"
+        written.append(keys)
+        write(self, keys, block)
+
+    monkeypatch.setattr(FeatureStore, "write", write_two_blocks)
+    with pytest.raises(AssertionError, match="stopped"):
+        run(tmp_path)
+    assert open_table(tmp_path).rows == 8
+    monkeypatch.setattr(FeatureStore, "write", write)
+    seen.clear()
+    assert count(run(tmp_path)) == (8, 0, 0, 8, 8, 16)
+    assert sum(seen) == 2
+    assert sorted(open_table(tmp_path)._read_columns(["id"])["id"].to_pylist()) == sorted(
+        f"squares/{n}" for n in range(16)
+    )
+    assert not list((tmp_path / ".cbir/scratch").iterdir())
 
 
 def test_a_file_that_was_only_touched_is_unchanged(registry: Registry, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cbir.records import ITEM_SCHEMA
-from cbir.rows import OWN, build_rows, fit_rows, name_column
+from cbir.rows import OWN, build_rows, find_types, fit_rows, name_column
 
 DOCS = (Path(__file__).parent.parent / "docs/data.md").read_text()
 CONDITIONS = re.findall(r"^\| (`+) ?(.+?) ?\1 \|", DOCS.partition("| condition |")[2], flags=re.MULTILINE)
@@ -36,7 +36,8 @@ def vectors(count: int) -> pa.Array:
 
 
 def build(*attributes: dict[str, Any]) -> pa.Table:
-    return build_rows(items(*attributes), vectors(len(attributes)), refreshed_at=None)
+    types = find_types(map(json.dumps, attributes))
+    return build_rows(items(*attributes), vectors(len(attributes)), types=types, refreshed_at=None)
 
 
 def test_the_own_columns_are_those_of_a_table_without_attributes() -> None:
@@ -61,6 +62,16 @@ def test_names_of_the_tables_own_columns_make_none_and_shadow_none(tmp_path: Pat
 
 def test_of_two_attributes_of_one_column_the_one_of_its_very_name_is_taken() -> None:
     assert build({"size_cm": 1, "size.cm": 2}, {"size.cm": 3})["size_cm"].to_pylist() == [1, 3]
+
+
+def test_a_part_of_the_items_has_the_columns_of_all_even_where_it_has_other_types_or_no_values() -> None:
+    rows: list[dict[str, Any]] = [{"a": 1, "b": True, "c": "x"}, {"a": 0.5, "c": 2}, {"a": 2**63, "d": None}]
+    types = find_types(map(json.dumps, rows))
+    assert types == {"a": pa.float64(), "b": pa.bool_()}
+    whole = items(*rows)
+    parts = [build_rows(whole.slice(n, 1), vectors(1), types=types, refreshed_at=None) for n in range(len(rows))]
+    assert pa.concat_tables(parts).equals(build(*rows))
+    assert [part["a"].to_pylist() for part in parts] == [[1.0], [0.5], [float(2**63)]]
 
 
 def test_a_refresh_fits_attributes_by_the_same_names() -> None:

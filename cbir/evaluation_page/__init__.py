@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cbir.errors import WorkspaceError
 from cbir.evaluation_page.charts import draw_curves, draw_history
-from cbir.evaluation_page.galleries import render_examples, render_golden
+from cbir.evaluation_page.galleries import list_shown, render_examples, render_golden
 from cbir.evaluation_page.tables import render_composition, render_metrics, render_slices, render_split
-from cbir.records import read_items, read_json
+from cbir.records import iterate_items, read_json
 from cbir.report import write_page
 from cbir.scoreboard import CURVES, EXAMPLES, GOLDEN, SLICES, STATISTICS
 
 COLUMNS = ["id", "image", "captions", "labels"]
+BLOCK = 256  # items whose pictures are in memory at once
 
 
 def write_evaluation_page(workspace: Path) -> Path:
@@ -26,8 +28,9 @@ def write_evaluation_page(workspace: Path) -> Path:
         ImageError: the picture of a golden query is no longer there.
     """
     metrics = _read_json(workspace / "metrics.json", made_by="evaluate")
-    items = read_items(workspace / "data/ingested", columns=COLUMNS)
-    figures, queries = _render_scores(workspace / "data/evaluated", metrics, items, golden=workspace / "golden")
+    scores = workspace / "data/evaluated"
+    items = _read_shown(workspace / "data/ingested", scores)
+    figures, queries = _render_scores(scores, metrics, items, golden=workspace / "golden")
     split = _read_json(workspace / "data/split/split.json", made_by="split")
     history = _read_json(workspace / "data/encoder/history.json", made_by="train")
     training = [render_split(split), "<h2>Training</h2>", draw_history(history)]
@@ -40,6 +43,14 @@ def write_outside_page(path: Path, *, title: str, scores: Path, metrics: dict[st
     """Write the page of an evaluation on other items, of which ``scores`` is what ``write_scores`` wrote."""
     figures, queries = _render_scores(scores, metrics, items, golden=scores)
     write_page(path, title=title, sections=[*figures, *queries])
+
+
+def _read_shown(ingested: Path, scores: Path) -> pa.Table:
+    """The items that the page shows, and no other picture of the catalogue."""
+    hits, examples = (_read_json(scores / name, made_by="evaluate") for name in (GOLDEN, EXAMPLES))
+    ids = pa.array(list_shown(hits, examples), pa.string())
+    blocks = iterate_items(ingested, columns=COLUMNS, rows=BLOCK)
+    return pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
 
 
 def _render_scores(

@@ -20,6 +20,13 @@ SIDE = 128  # pixels
 ASKS = math.nan  # the score of what asks: none
 
 
+def list_shown(golden: Sequence[Mapping[str, Any]], examples: Mapping[str, Any]) -> list[str]:
+    """The ids of all items that ``render_golden`` and ``render_examples`` show."""
+    queries = [query for found in examples.values() for kind in ("best", "worst") for query in found[kind]]
+    asking = {query["picture"] for query in queries if query["picture"]}
+    return sorted(asking | {hit["id"] for query in [*golden, *queries] for hit in query["hits"]})
+
+
 def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
     """Of each query set the best and the worst answered queries: what asks, then the first hits, relevant framed."""
     rows = {id_: n for n, id_ in enumerate(items["id"].to_pylist())}

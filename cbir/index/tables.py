@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import lancedb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cbir.errors import IndexError_
 from cbir.index import FINGERPRINT, REGISTRY, SIMILARITY, Index, is_missing
-from cbir.records import read_items, read_json, read_table
-from cbir.rows import HASHED, ROW_HASH, build_rows, mark_item
+from cbir.records import ITEM_SCHEMA, iterate_items, read_items, read_json, read_table
+from cbir.rows import HASHED, Marks, build_rows, find_types, mark_item
 
 RELEASE_TABLE = re.compile(r"release_v(\d+)")
+BLOCK = 256  # items whose pictures are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +47,15 @@ def publish_table(*, uri: str, table: str, ingested: Path, embedded: Path, regis
     if _is_there(uri=uri, table=table):
         there = Index.open(uri=uri, table=table)
         if not holds_release(uri=uri, table=table, ingested=ingested, embedded=embedded):
-            _restore_rows(there, _build_rows(ingested, embedded), facts, name=table)
+            _restore_rows(there, facts, name=table, ingested=ingested, embedded=embedded)
         there.add_missing_index()
         return facts["rows"]
-    rows = _build_rows(ingested, embedded)
+    schema, blocks = _build_blocks(ingested, embedded)
     marks = {FINGERPRINT: facts["fingerprint"], SIMILARITY: facts["similarity"], REGISTRY: registry}
-    rows = rows.replace_schema_metadata({name: value.encode() for name, value in marks.items()})
-    written = Index(lancedb.connect(uri).create_table(table, rows))
+    schema = schema.with_metadata({name: value.encode() for name, value in marks.items()})
+    batches = (batch for rows in blocks for batch in rows.cast(schema).to_batches())
+    reader = pa.RecordBatchReader.from_batches(schema, batches)
+    written = Index(lancedb.connect(uri).create_table(table, reader))
     written.add_missing_index()
     return written.rows
 
@@ -69,19 +74,19 @@ def holds_release(*, uri: str, table: str, ingested: Path, embedded: Path) -> bo
         return False
     if not index.marked:
         return True
-    items = read_items(ingested, columns=list(HASHED)).to_pylist()
-    return index.read_marks() == {item["id"]: mark_item(item) for item in items}
+    return index.read_marks() == _read_marks(ingested)
 
 
-def _restore_rows(index: Index, rows: pa.Table, facts: dict[str, Any], *, name: str) -> None:
+def _restore_rows(index: Index, facts: dict[str, Any], *, name: str, ingested: Path, embedded: Path) -> None:
     """Undo what refreshes did to a release's table: a reader sees it before or after."""
     if index.fingerprint != facts["fingerprint"] or not index.marked:
         raise IndexError_(f"Table {name} is of another release; move it away, then run `cbir-ops retrain`.")
-    marks = index.read_marks()
-    old = [marks[id_].row_hash if id_ in marks else None for id_ in rows["id"].to_pylist()]
-    rows = rows.select([column for column in rows.column_names if column in index.schema.names])
-    changed = [n for n, (was, is_) in enumerate(zip(old, rows[ROW_HASH].to_pylist(), strict=True)) if was != is_]
-    index.merge(rows.take(pa.array(changed, pa.int64())), delete=sorted(set(marks) - set(rows["id"].to_pylist())))
+    old, new = index.read_marks(), _read_marks(ingested)
+    changed = {id_ for id_, mark in new.items() if id_ not in old or old[id_].row_hash != mark.row_hash}
+    schema, blocks = _build_blocks(ingested, embedded, ids=changed)
+    rows = pa.concat_tables([schema.empty_table(), *blocks])
+    kept = [column for column in schema.names if column in index.schema.names]
+    index.merge(rows.select(kept), delete=sorted(set(old) - set(new)))
 
 
 def list_releases(uri: str) -> dict[str, str]:
@@ -136,8 +141,33 @@ def _list_tables(database: Any) -> list[str]:
     return list(database.table_names(limit=10_000))
 
 
-def _build_rows(ingested: Path, embedded: Path) -> pa.Table:
+def _read_marks(ingested: Path) -> dict[str, Marks]:
+    items = read_items(ingested, columns=list(HASHED)).to_pylist()
+    return {item["id"]: mark_item(item) for item in items}
+
+
+def _build_blocks(
+    ingested: Path, embedded: Path, *, ids: set[str] | None = None
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The schema of a release's rows, and the rows block by block: all, or those of ``ids``."""
     vectors = read_table(embedded / "embeddings.parquet", made_by="embed")
-    items = read_items(ingested)
+    items = read_items(ingested, columns=["id", "attributes"])
     assert vectors["id"].to_pylist() == items["id"].to_pylist(), "rows in are not vectors out"
-    return build_rows(items, vectors["vector"], refreshed_at=None)
+    types = find_types(text.as_py() for text in items["attributes"])
+    none = build_rows(ITEM_SCHEMA.empty_table(), vectors["vector"].slice(0, 0), types=types, refreshed_at=None)
+    wanted = None if ids is None else pa.array(ids, pa.string())
+    return none.schema, _iterate_rows(ingested, vectors, types=types, ids=wanted)
+
+
+def _iterate_rows(
+    ingested: Path, vectors: pa.Table, *, types: dict[str, pa.DataType], ids: pa.Array | None
+) -> Iterator[pa.Table]:
+    start = 0
+    for items in iterate_items(ingested, columns=ITEM_SCHEMA.names, rows=BLOCK):
+        part = vectors["vector"].slice(start, items.num_rows)
+        start += items.num_rows
+        if ids is not None:
+            wanted = pc.is_in(items["id"], ids)
+            items, part = items.filter(wanted), part.filter(wanted)
+        if items.num_rows:
+            yield build_rows(items, part, types=types, refreshed_at=None)
