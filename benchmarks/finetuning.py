@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.timing import format_time, time_in_turns
-from cbir.finetune import Captioned, FineTuning, compute_deterministically
+from cbir.finetune import Captioned, FineTuning
 from cbir.images import encode_png
+from cbir.launch import compute_deterministically
 from cbir.metric_losses import make_pair_loss
 from cbir.params import FineTuneParams, TowerParams
 from cbir.towers.run import open_tokenizer

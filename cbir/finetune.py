@@ -14,21 +14,16 @@ Shapes: B batch, of one rank or of all, R ranks, D dimensions.
 from __future__ import annotations
 
 import itertools
-import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from rich.console import Console
 from tokenizers import Tokenizer
@@ -38,6 +33,7 @@ from cbir.augment import JOB, Batch, Order, Pictures, join_views, open_loader
 from cbir.errors import TrainingError
 from cbir.history import find_best
 from cbir.images import decode_png
+from cbir.launch import count_workers, launch, read_memory
 from cbir.losses import PairLoss
 from cbir.params import FineTuneParams
 from cbir.progress import follow
@@ -76,7 +72,7 @@ class FineTuning:
         params: FineTuneParams,
         faults: Path,
     ) -> None:
-        self.fabric = _launch(params)
+        self.fabric = launch(params)
         self.data, self.validation, self.tokenizer = data, validation, tokenizer
         self.loss, self.params, self.faults = loss, params, faults
         model.eval()
@@ -127,7 +123,7 @@ class FineTuning:
         Console(stderr=True, quiet=quiet, soft_wrap=True).print(
             f"fine-tune epoch {self.epoch + 1}/{self.params.epochs}: loss {row['loss']:.4f}, validation hit@10 "
             f"{row['hit@10']:.3f}, mAP {row['map']:.3f}, {speed:.0f} images/s, "
-            f"{_read_memory(self.fabric.device):.1f} GiB",
+            f"{read_memory(self.fabric.device):.1f} GiB",
             highlight=False,
         )
         self.history.append(row)
@@ -250,13 +246,6 @@ class FineTuning:
         return self.bare.read(ids.to(self.fabric.device), mask.to(self.fabric.device))
 
 
-def count_workers(workers: int | Literal["auto"], *, on_gpu: bool, ranks: int) -> int:
-    """Processes that decode; ``auto``: none without a GPU, for cores then compute, else a rank's share of them."""
-    if workers != "auto":
-        return workers
-    return max(count_cores() // ranks - 1, 0) if on_gpu else 0
-
-
 def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
     """Train until validation retrieval gets no better, and leave the best weights in the towers of the first rank.
 
@@ -286,52 +275,6 @@ def fine_tune(tuning: FineTuning, *, checkpoint: Path) -> bool:
     return first
 
 
-def compute_deterministically() -> None:
-    """The same weights from the same data, on a GPU too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is not read
-
-
-def _launch(params: FineTuneParams) -> Fabric:
-    """Where the towers learn; the other processes of this host are started unless torchrun did.
-
-    Raises:
-        TrainingError: there is no such accelerator, fewer devices, or torchrun started another number of processes.
-    """
-    started, local = (int(os.environ.get(name, "0")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if started and params.devices != "auto" and started != params.devices * params.hosts:
-        raise TrainingError(
-            f"{started} processes were started, which finetune.devices times finetune.hosts in params.yaml are not; "
-            f"set them to {local or started} and {started // (local or started)}."
-        )
-    try:
-        fabric = Fabric(
-            accelerator=params.accelerator,
-            devices=params.devices,
-            num_nodes=params.hosts,
-            strategy=DDPStrategy(find_unused_parameters=True) if _is_distributed(params) else "auto",
-            precision=params.precision,
-        )
-        fabric.launch()
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise TrainingError(
-            f"{str(error).strip().splitlines()[0]} See accelerator, devices and hosts under finetune in params.yaml."
-        ) from None
-    return fabric
-
-
 def _decode(image: bytes, side: tuple[int, int]) -> torch.Tensor:
     picture = decode_png(image)
     return pil_to_tensor(picture if picture.size == side else picture.resize(side, Image.Resampling.BICUBIC))
-
-
-def _is_distributed(params: FineTuneParams) -> bool:
-    return params.hosts > 1 or params.devices not in (1, "1")
-
-
-def _read_memory(device: torch.device) -> float:
-    """Peak GiB: of the GPU, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -16,12 +16,12 @@ from cbir.copies import is_bare, load_copies
 from cbir.encoder import Features, read_canvas
 from cbir.errors import CbirError, TrainingError
 from cbir.features import CACHE, load_features
-from cbir.finetune import compute_deterministically
 from cbir.fit import Catalogue, fit_epochs, solve_changes
 from cbir.fusing import save_fusion
 from cbir.held_out import embed_views
 from cbir.label_names import lend_names
 from cbir.late import TEXTURES
+from cbir.launch import compute_deterministically
 from cbir.params import FineTuneParams, TowerParams, TrainParams
 from cbir.params.file import load_section
 from cbir.records import read_items, read_table, replace_folder, write_json

@@ -43,7 +43,7 @@ LAYERS = {
         "held_out",
         "label_names",
     }
-    | {"augment", "two_towers", "finetune", "tune_towers"}
+    | {"augment", "two_towers", "finetune", "launch", "tune_towers"}
     | {
         "baselines",
         "expectations",

@@ -20,12 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tuning_run import draw_squares, make_tuning
 
+import cbir.launch
 import cbir.train
 from cbir.augment import Order, Pictures, deal_rows, open_loader
 from cbir.encoder import Encoder
 from cbir.errors import TrainingError
-from cbir.finetune import Captioned, FineTuning, count_workers, fine_tune
+from cbir.finetune import Captioned, FineTuning, fine_tune
 from cbir.ingest import ingest
+from cbir.launch import count_workers
 from cbir.params import FineTuneParams, IngestParams, TowerParams, TrainParams
 from cbir.records import SPLIT_SCHEMA, write_jsonl, write_table, write_text
 from cbir.towers.open_clip_models import load_open_clip
@@ -268,7 +270,7 @@ def test_compiled_towers_learn_the_same_and_are_exported(
 
 
 def test_who_decodes_is_chosen_by_where_the_towers_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cbir.finetune, "count_cores", lambda: 16)
+    monkeypatch.setattr(cbir.launch, "count_cores", lambda: 16)
     assert count_workers(3, on_gpu=False, ranks=1) == count_workers(3, on_gpu=True, ranks=8) == 3
     assert count_workers("auto", on_gpu=False, ranks=1) == 0
     assert [count_workers("auto", on_gpu=True, ranks=ranks) for ranks in (1, 2, 8, 16)] == [15, 7, 1, 0]
