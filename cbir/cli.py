@@ -140,6 +140,8 @@ def retrain() -> None:
     """
     summary = _run_retrain(find_workspace())
     typer.echo(json.dumps(summary))
+    if count := summary["quarantined"]:
+        typer.echo(f"{count:,} items could not be used: `cbir-ops data quarantine` says why.", err=True)
     _exit_where_stopped(summary)
 
 

@@ -79,5 +79,20 @@ def remove(
     typer.echo(f"{gone.name}: {gone.items:,} of {total:,} items and {gone.relative:,} relative captions {verb}")
 
 
+@app.command()
+def quarantine(as_json: AsJson = False) -> None:
+    """The items that the last run could not use, and why."""
+    from cbir.records import read_quarantine
+
+    found = read_quarantine(find_workspace() / "data" / "ingested").to_pylist()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        typer.echo("Every item can be used.")
+        return
+    print_table(["item", "why"], [[row["id"], row["reason"]] for row in found])
+
+
 def _find_raw() -> Path:
     return find_workspace() / "data" / "raw"

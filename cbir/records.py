@@ -205,6 +205,15 @@ def read_relative(ingested: Path, ids: Sequence[str]) -> list[tuple[int, str, in
     ]
 
 
+def read_quarantine(ingested: Path) -> pa.Table:
+    """What could not be used: id, source, source_path, reason.
+
+    Raises:
+        WorkspaceError: it is not there.
+    """
+    return read_table(ingested / "quarantine.parquet", made_by="ingest")
+
+
 def read_table(path: Path, *, made_by: str) -> pa.Table:
     """Read one Parquet file that the stage ``made_by`` writes.
 

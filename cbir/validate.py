@@ -15,7 +15,7 @@ from cbir.errors import CbirError, ValidationError, hint_at
 from cbir.expectations import ROW, run_suite
 from cbir.params import ValidateParams
 from cbir.params.file import load_section
-from cbir.records import read_items, read_table, replace_folder, write_json
+from cbir.records import read_items, read_quarantine, replace_folder, write_json
 
 NAMED = 10
 SEVERITIES = ("error", "warning")
@@ -55,7 +55,7 @@ def describe_items(ingested: Path) -> pd.DataFrame:
     """What expectations are stated over: one row an item, no image bytes."""
     columns = ["id", "source", "captions", "labels", "sha256", "phash", "width", "height"]
     frame = read_items(ingested, columns=columns).to_pandas()
-    bad = read_table(ingested / "quarantine.parquet", made_by="ingest").num_rows
+    bad = read_quarantine(ingested).num_rows
     captions, labels = frame.pop("captions"), frame.pop("labels")
     return frame.assign(
         caption_count=captions.map(len),

@@ -9,7 +9,7 @@ from prefect import task
 
 from cbir.gate_report import OUTCOMES
 from cbir.index.tables import holds_release
-from cbir.records import read_json
+from cbir.records import read_json, read_quarantine
 from cbir.registry import Registry, Release, make_key, open_registry
 from cbir.workspace import locate_index
 from flows.gate import find_release, make_gate_key
@@ -81,8 +81,13 @@ def compare_live(workspace: str) -> dict[str, Any] | None:
 def _summarise(root: Path, outcome: dict[str, str]) -> dict[str, Any]:
     """An outcome, with the version that is live, and the rows and the key of what the stages made."""
     champion = open_registry(root).find_champion()
-    rows = read_json(root / EMBEDDED)["rows"]
-    return {**outcome, "version": champion.version if champion else None, "rows": rows, "key": read_key(root)}
+    return {
+        **outcome,
+        "version": champion.version if champion else None,
+        "rows": read_json(root / EMBEDDED)["rows"],
+        "quarantined": read_quarantine(root / "data/ingested").num_rows,
+        "key": read_key(root),
+    }
 
 
 @task(name="sum up", task_run_name="sum up")

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from cbir import ingest as stage
+from cbir.cli import app
 from cbir.encoder import read_canvas
 from cbir.errors import SourceError, WorkspaceError
 from cbir.images import Canvas
@@ -68,6 +70,20 @@ def test_bad_rows_are_quarantined_with_their_reason(raw: Path, tmp_path: Path) -
     assert counts == {"items": 2, "quarantined": 4, "relative": 0}
     for line, reason in zip(bad, ("decoded", "already", "missing", "cannot be read"), strict=True):
         assert reason in line["reason"]
+
+
+def test_the_command_lists_what_could_not_be_used_and_why(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw / "s" / "1.png").write_bytes(b"no picture")
+    list_rows(raw, row(0), row(1))
+    ingest(raw, tmp_path / "data" / "ingested", params=IngestParams())
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    shown, told = (CliRunner().invoke(app, ["data", "quarantine", *options]) for options in ([], ["--json"]))
+    (line,) = json.loads(told.stdout)
+    assert line["id"] == "s/1"
+    assert shown.stdout.splitlines()[1].split(maxsplit=1) == ["s/1", line["reason"]]
 
 
 def test_a_picture_with_too_short_a_side_is_quarantined(raw: Path, tmp_path: Path) -> None:
