@@ -7,8 +7,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 HOME = ".prefect"  # in the workspace, and in the user's home
 PROFILES = "profiles.toml"
+OWNER = "CBIR_OPS_PID"  # of the run that a server was started for, which it inherits
+SERVER = "prefect.server"
 BUILT_IN = {"local": {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}}  # a user's file need not have it
 
 
@@ -20,6 +24,28 @@ def choose_home(workspace: Path) -> None:
     """
     if not (os.environ.get("PREFECT_API_URL") or find_server(os.environ)):
         os.environ.setdefault("PREFECT_HOME", str(workspace / HOME))
+        os.environ[OWNER] = str(os.getpid())
+        end_orphans(os.environ["PREFECT_HOME"])
+
+
+def end_orphans(home: str) -> list[int]:
+    """End the servers with this home whose runs were killed, which left them running; return their process ids."""
+    left = [process for process in psutil.process_iter(["cmdline"]) if _is_orphan(process, home)]
+    for process in left:
+        process.terminate()
+    psutil.wait_procs(left, timeout=10)
+    return [process.pid for process in left]
+
+
+def _is_orphan(process: psutil.Process, home: str) -> bool:
+    if not any(SERVER in part for part in process.info["cmdline"] or ()):
+        return False
+    try:
+        variables = process.environ()
+    except psutil.Error:  # another user's, or gone by now
+        return False
+    owner = variables.get(OWNER, "")
+    return variables.get("PREFECT_HOME") == home and owner.isdecimal() and not psutil.pid_exists(int(owner))
 
 
 def find_server(variables: Mapping[str, str]) -> str | None:

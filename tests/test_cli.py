@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 
 from cbir.cli import app, main
 from cbir.registry import Registry
-from flows.home import choose_home
+from flows.home import OWNER, choose_home, end_orphans
 
 
 def test_the_version_is_the_one_installed() -> None:
@@ -158,3 +160,19 @@ def test_prefect_keeps_its_record_in_the_workspace_unless_a_server_is_named(
         (tmp_path / ".prefect" / "profiles.toml").write_text(profiles)
     choose_home(tmp_path / "workspace")
     assert os.environ.get("PREFECT_HOME") == (str(tmp_path / "workspace/.prefect") if own else None)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_server_of_a_killed_run_is_ended_and_that_of_one_that_lives_is_not(tmp_path: Path, alive: bool) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    owner = os.getpid() if alive else gone.pid
+    variables = os.environ | {"PREFECT_HOME": str(tmp_path), OWNER: str(owner)}
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "prefect.server"], env=variables)
+    try:
+        assert end_orphans(str(tmp_path / "another")) == []
+        assert end_orphans(str(tmp_path)) == ([] if alive else [server.pid])
+        assert (server.poll() is None) == alive
+    finally:
+        server.kill()
+        server.wait()
