@@ -10,6 +10,7 @@ import sys
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -227,8 +228,8 @@ def evaluate(
     from cbir.outside import describe_counts, evaluate_outside, list_figures, locate_encoder
 
     workspace = find_workspace()
-    folder, dimensions = locate_encoder(workspace, release)
-    found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, dimensions=dimensions)
+    folder, asked = locate_encoder(workspace, release)
+    found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, now=datetime.now(UTC), release=asked)
     if as_json:
         print_json(found.metrics)
     else:

@@ -6,7 +6,8 @@ import base64
 import html
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cbir.errors import WorkspaceError
@@ -26,6 +27,8 @@ table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
 .wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .number{text-align:right}.best{font-weight:700}.told td:last-child{white-space:normal}
+.facts{color:#5f6368;font-size:13px;overflow-wrap:anywhere}
+.warning{background:#fef7e0;border-left:4px solid #f9ab00;padding:.5rem .8rem}
 """
 
 
@@ -62,6 +65,22 @@ def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool], *, best
 def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of words, the last column of which may be sentences."""
     return f"<div class=told>{render_table(header, rows)}</div>"
+
+
+def render_facts(facts: Mapping[str, str]) -> str:
+    """What a page is of, in a line under its heading."""
+    shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
+    return f"<p class=facts>{' · '.join(shown)}</p>"
+
+
+def render_warning(text: str) -> str:
+    """What figures must not be read without."""
+    return f"<p class=warning>{html.escape(text)}</p>"
+
+
+def format_moment(moment: datetime) -> str:
+    """A moment in UTC, to the minute."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:

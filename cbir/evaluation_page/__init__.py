@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,15 @@ def write_evaluation_page(workspace: Path) -> Path:
     return path
 
 
-def write_outside_page(path: Path, *, title: str, scores: Path, metrics: dict[str, Any], items: pa.Table) -> None:
-    """Write the page of an evaluation on other items, of which ``scores`` is what ``write_scores`` wrote."""
+def write_outside_page(
+    path: Path, *, title: str, head: Sequence[str], scores: Path, metrics: dict[str, Any], items: pa.Table
+) -> None:
+    """Write the page of an evaluation on other items, of which ``scores`` is what ``write_scores`` wrote.
+
+    ``head`` are the sections above the figures.
+    """
     figures, queries = _render_scores(scores, metrics, items, golden=scores)
-    write_page(path, title=title, sections=[*figures, *queries])
+    write_page(path, title=title, sections=[*head, *figures, *queries])
 
 
 def _read_shown(ingested: Path, scores: Path) -> pa.Table:
