@@ -234,7 +234,7 @@ def evaluate(
         print_json(found.metrics)
     else:
         typer.echo("\n".join(list_figures(found.metrics)))
-    typer.echo(f"{describe_counts(found.metrics['counts'])}\n{found.page}", err=True)
+    typer.echo("\n".join([describe_counts(found.metrics["counts"]), *found.warnings, str(found.page)]), err=True)
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:

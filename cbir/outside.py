@@ -23,6 +23,7 @@ from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams
 from cbir.params.file import load_section
 from cbir.printing import align_columns
+from cbir.query_sets import QuerySet, judge_rows, list_query_sets
 from cbir.records import read_items, read_table
 from cbir.registry import Release, open_registry
 from cbir.report import format_moment, render_facts, render_warning
@@ -35,9 +36,10 @@ from cbir.split import cluster_items
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures as in ``metrics.json``, with counts of the items; and the page that shows them."""
+    """Figures as in ``metrics.json``, with counts of the items; ``warnings`` of what says little; their page."""
 
     metrics: dict[str, Any]
+    warnings: list[str]
     page: Path
 
 
@@ -78,13 +80,14 @@ def evaluate_outside(
         board = _score(gallery, sliced, encoder=encoder, workspace=workspace)
         board.summary["counts"] = counts | near
         write_scores(board, place / "scores", slices=board.slice(sliced), golden=[])
+        warnings = list_warnings(board, gallery, reads_words=encoder.reads_words)
         page = workspace / "reports" / f"evaluation-{name}.html"
         shown = read_items(place / "ingested", columns=SHOWN)
         title = f"Evaluation on {name}"
         facts = _list_facts(source, encoder=encoder, release=release, now=now)
-        head = [render_facts(facts), _render_counts(board.summary["counts"])]
+        head = [render_facts(facts), _render_counts(board.summary["counts"]), *map(render_warning, warnings)]
         write_outside_page(page, title=title, head=head, scores=place / "scores", metrics=board.summary, items=shown)
-    return Evaluation(metrics=board.summary, page=page)
+    return Evaluation(metrics=board.summary, warnings=warnings, page=page)
 
 
 def list_figures(metrics: dict[str, Any]) -> list[str]:
@@ -103,6 +106,23 @@ def describe_counts(counts: dict[str, int]) -> str:
     near = counts.get("items_near_training")
     known = "" if near is None else f"; {near:,} of them have a near duplicate among the items that were trained on"
     return f"{counts['items']:,} items, {counts['quarantined']:,} that cannot be used{known}."
+
+
+def list_warnings(board: Scoreboard, gallery: Gallery, *, reads_words: bool) -> list[str]:
+    """Which query sets have figures that say little: any order is right, or the queries are few."""
+    sets, least = list_query_sets(gallery, reads_words=reads_words), board.params.least_queries
+    trivial = [one.name for one in sets if _is_trivial(one, items=len(gallery.ids))]
+    few = [f"{one.name} ({len(one.ids)})" for one in sets if len(one.ids) < least]
+    warnings = {
+        "Every item is relevant to every query, any order of them scores 100": trivial,
+        f"Fewer than {least} queries (evaluate.least_queries), figures say little": few,
+    }
+    return [f"{told}: {', '.join(names)}." for told, names in warnings.items() if names]
+
+
+def _is_trivial(query_set: QuerySet, *, items: int) -> bool:
+    searched_Q = items - (query_set.left_out_Q >= 0)
+    return all(len(judge_rows(query_set, q, q + 1).item_J) == searched for q, searched in enumerate(searched_Q))
 
 
 def _list_facts(source: str, *, encoder: Encoder, release: Release | None, now: datetime) -> dict[str, str]:

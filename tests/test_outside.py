@@ -72,6 +72,23 @@ def test_pictures_alone_are_asked_for_by_changed_copies_of_them(live: Path, tmp_
     assert "A changed copy of a picture" in found.page.read_text()
 
 
+def test_pictures_of_one_label_are_warned_of_for_any_order_of_them_is_right(live: Path, tmp_path: Path) -> None:
+    (tmp_path / "alike").mkdir()
+    for n in range(3):
+        draw(COLOURS["red"], seed=100 + n).save(tmp_path / f"alike/{n}.png")
+    (tmp_path / "alike/metadata.csv").write_text("file_name,label\n0.png,red\n1.png,red\n2.png,red\n")
+    done = cbir(live, "evaluate", "--data", str(tmp_path / "alike"))
+    assert done.returncode == 0, done.stderr
+    warnings = [
+        "Every item is relevant to every query, any order of them scores 100: label, label_name.",
+        "Fewer than 20 queries (evaluate.least_queries), figures say little: label (3), label_name (1).",
+    ]
+    page = (live / "reports/evaluation-alike.html").read_text()
+    for warning in warnings:
+        assert warning in done.stderr
+        assert f"<p class=warning>{warning}</p>" in page
+
+
 def test_captions_ask_nothing_of_an_encoder_that_reads_no_words(live: Path, tmp_path: Path) -> None:
     deaf = Path(shutil.copytree(live / "data/encoder", tmp_path / "encoder"))
     config = json.loads((deaf / "encoder.json").read_text())
