@@ -90,7 +90,7 @@ def demo() -> None:
     _exit_where_stopped(summary)
     typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
     typer.echo(show_release(workspace))
-    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
+    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace, now=datetime.now(UTC))}")
 
 
 @app.command(rich_help_panel=DAILY)
@@ -215,7 +215,7 @@ def report() -> None:
     """Write a page of the last training and evaluation: figures, curves, best and worst queries."""
     from cbir.evaluation_page import write_evaluation_page
 
-    typer.echo(str(write_evaluation_page(find_workspace())))
+    typer.echo(str(write_evaluation_page(find_workspace(), now=datetime.now(UTC))))
 
 
 @app.command(rich_help_panel=FIGURES)
