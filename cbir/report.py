@@ -29,6 +29,7 @@ td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white
 .number{text-align:right}.best{font-weight:700}.told td:last-child{white-space:normal}
 .facts{color:#5f6368;font-size:13px;overflow-wrap:anywhere}
 .warning{background:#fef7e0;border-left:4px solid #f9ab00;padding:.5rem .8rem}
+details{margin:.6rem 0}summary{cursor:pointer}
 """
 
 
