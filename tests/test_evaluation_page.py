@@ -191,6 +191,19 @@ def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_fra
     assert ">asks<" not in page[worst:], "words alone have no picture"
 
 
+def test_what_was_wanted_and_not_among_the_first_hits_stands_at_their_end_with_its_rank(workspace: Path) -> None:
+    query = EXAMPLES["worst"][0] | {  # type: ignore[operator]
+        "hits": [{"id": "s/0", "score": 0.5, "relevant": False}],
+        "wanted": {"id": "s/1", "score": 0.125, "rank": 1234},
+    }
+    found = EXAMPLES["best"][0] | {"wanted": {"id": "s/1", "score": 0.875, "rank": 1}}  # type: ignore[operator]
+    examples = {"label": EXAMPLES | {"best": [found], "worst": [query]}}
+    (workspace / "data/evaluated/examples.json").write_text(json.dumps(examples))
+    best, worst = write_evaluation_page(workspace, now=NOW).read_text().split("<h3>worst")
+    assert "relevant, rank" not in best, "it is among the hits"
+    assert worst.index("0.500") < worst.index("class=found") < worst.index("relevant, rank 1,234")
+
+
 def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:
     found = {"system": "sum", "scored": {"yes": {"queries": 2}}, "too_few": {}, "too_few_slices": 0}
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"has_caption": {"label": found}}))
