@@ -47,7 +47,7 @@ def test_the_command_scores_the_champion_on_a_folder_and_leaves_the_data_alone(l
     assert "Evaluation on others" in shown
     assert "release <b>1</b>" in shown
     assert f"data <b>{tmp_path / 'Others'}</b>" in shown
-    assert "class=warning" not in shown
+    assert "<p>12 items, 0 that cannot be used" in shown, "no warning"
     assert list_files(live / "data") == before
     assert not list((live / ".cbir/scratch").iterdir())
 
