@@ -22,7 +22,8 @@ h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;fl
 figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
   padding:8px;box-sizing:border-box}
 figure.found{border:2px solid #1e8e3e;padding:7px}
-figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
+figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score,.id{color:#5f6368}
+.id{font-size:11px}
 table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
 .wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
@@ -104,9 +105,11 @@ def _render_hit(hit: Hit, *, framed: bool) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
     seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
     score = "" if math.isnan(hit.score) else f"{hit.score:.3f}"
+    told = [f"<span class=score>{score}{seen}</span>"] if score or seen else []
+    named = [f"<span class=id>{html.escape(hit.id)}</span>"]
+    words = [html.escape(text) for text in (hit.caption, hit.label) if text]
     figure = f'<figure title="{html.escape(hit.id)}"{" class=found" if framed else ""}>'
     return (
         f'{figure}<img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
-        f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
-        f"<br><span class=score>{score}{seen}</span></figcaption></figure>"
+        f"<figcaption>{'<br>'.join([*words, *told, *named])}</figcaption></figure>"
     )
