@@ -11,7 +11,7 @@ from cbir.card import Card, Figure, WorseQuery, gather_card
 from cbir.gate_report import TOLD, order_rules, sign_rule
 from cbir.records import write_text
 from cbir.registry import Registry, Release
-from cbir.report import render_table, render_words, write_page
+from cbir.report import format_p_value, render_table, render_words, write_page
 
 LONGEST = 5000  # characters that MLflow keeps of a description
 WORSE = "Queries that got worse"  # title of the part that has pictures
@@ -142,7 +142,7 @@ def _list_differences(card: Card, against: str) -> tuple[str, str, Table]:
             f"{row.queries:,}",
             f"{100 * row.difference:+.1f}",
             f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-            f"{row.p_value:.4f}",
+            format_p_value(row.p_value),
         ]
         for row in card.differences
     ]

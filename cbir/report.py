@@ -15,18 +15,21 @@ from cbir.index import Hit
 from cbir.records import write_text
 
 _WORD = re.compile(r"\b(?!to\b)[^\W\d]{2,}")  # not the "to" of an interval
+LEAST_P = 0.001  # 2 in 2,001: the test is two-sided, and what was seen counts as a permutation
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
+MINUS = "\N{MINUS SIGN}"
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1160px;padding:0 1rem;
   color:#202124;background:#fafafa}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:12px}
-figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:8px}
+figure{margin:0;width:132px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
   padding:8px;box-sizing:border-box}
 figure.found{border:2px solid #1e8e3e;padding:7px}
 figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score,.id{color:#5f6368}
 .id{font-size:11px}
 table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
-.wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
+.wide{overflow-x:auto;font-size:13px}.wide td,.wide th{padding:.35rem .4rem}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .number{text-align:right}.best{font-weight:700}.told td:last-child{white-space:normal}
 .facts{color:#5f6368;font-size:13px;overflow-wrap:anywhere}
 .warning{background:#fef7e0;border-left:4px solid #f9ab00;padding:.5rem .8rem}
@@ -58,7 +61,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, best: 
 
 def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool], *, best: bool) -> str:
     shown = (
-        f"<{tag}{' class=number' if figure else ''}>{html.escape(cell)}</{tag}>"
+        f"<{tag}{' class=number' if figure else ''}>{html.escape(_MINUS.sub(MINUS, cell) if figure else cell)}</{tag}>"
         for cell, figure in zip(cells, figures, strict=True)
     )
     return f"<tr{' class=best' if best else ''}>{''.join(shown)}</tr>"
@@ -78,6 +81,11 @@ def render_facts(facts: Mapping[str, str]) -> str:
 def render_warning(text: str) -> str:
     """What figures must not be read without."""
     return f"<p class=warning>{html.escape(text)}</p>"
+
+
+def format_p_value(p_value: float) -> str:
+    """A p-value, no less than the 2,000 permutations of ``cbir.statistics`` can show."""
+    return "≤ 0.001" if p_value <= LEAST_P else f"{p_value:.4f}"
 
 
 def format_moment(moment: datetime) -> str:

@@ -118,7 +118,12 @@ def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Pat
     (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": {"map": 0.75}, "sum": {"map": 0.6}}}))
     (workspace / "data/evaluated/statistics.json").write_text(json.dumps({"label": {"fused_both": sure}}))
     page = write_evaluation_page(workspace, now=NOW).read_text()
-    for shown in ("75.0 (70.0\N{EN DASH}80.0)", "fused_both above", "+15.0 (+10.0 to +20.0)", "0.0005"):
+    for shown in (
+        "75.0 (70.0\N{EN DASH}80.0)",
+        "fused_both above",
+        "+15.0 (+10.0 to +20.0)",
+        "\N{LESS-THAN OR EQUAL TO} 0.001",
+    ):
         assert shown in page
 
 
@@ -146,7 +151,7 @@ def test_both_is_set_beside_the_better_of_picture_and_words_and_beside_their_sum
         json.dumps({"relative": {"fused_both": {"interval": {}, "above": above}}})
     )
     page = write_evaluation_page(workspace, now=NOW).read_text()
-    row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "-2.0 (+0.0 to +60.0)", "-"]
+    row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "\N{MINUS SIGN}2.0 (+0.0 to +60.0)", "-"]
     assert find_row(*row) in page
 
 
@@ -160,10 +165,12 @@ def test_a_slice_shows_its_figures_and_one_of_few_queries_its_number(workspace: 
     }
     metrics = {"label": {"sum": {"map": 0.123, "queries": 43}}}
     (workspace / "metrics.json").write_text(json.dumps(metrics))
+    statistics = {"label": {"sum": {"interval": {"map": {"low": 0.05, "high": 0.2}}}}}
+    (workspace / "data/evaluated/statistics.json").write_text(json.dumps(statistics))
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"label": {"label": found}}))
     page = write_evaluation_page(workspace, now=NOW).read_text()
     assert find_row("food", "40", "20.0 (10.0\N{EN DASH}30.0)") in page
-    assert find_row("all", "43", "12.3") in page
+    assert find_row("all", "43", "12.3 (5.0\N{EN DASH}20.0)") in page
     assert "&lt;flags&gt; (3)" in page
 
 

@@ -81,7 +81,7 @@ def _render_scores(
     figures = [
         render_metrics(metrics, statistics),
         render_composition(metrics, statistics),
-        render_slices(slices, metrics),
+        render_slices(slices, metrics, statistics),
     ]
     curve = ["<h2>Precision and recall</h2>", draw_curves(curves)]
     return figures, [*curve, *render_golden(hits, items, folder=golden), *render_examples(examples, items)]
