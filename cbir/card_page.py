@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cbir.card import Card, Figure, WorseQuery, gather_card
+from cbir.gate_report import TOLD, order_rules, sign_rule
 from cbir.records import write_text
 from cbir.registry import Registry, Release
-from cbir.report import render_table, render_words, write_page
+from cbir.report import format_p_value, render_table, render_words, write_page
 
 LONGEST = 5000  # characters that MLflow keeps of a description
-COMMENT = {"fail": "FAIL", "inconclusive": "open", "pass": "pass"}
 WORSE = "Queries that got worse"  # title of the part that has pictures
-WORDS = ("Gate", "Validation")  # titles of those whose tables hold no figures
+GATE, VALIDATION = "Gate", "Validation"  # titles of those whose tables hold no figures
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -64,7 +64,9 @@ def render_sections(card: Card) -> list[str]:
     for title, note, table in list_tables(card):
         if title.startswith(WORSE):
             shown = f"<div class=grid>{''.join(map(_render_worse, card.worse))}</div>"
-        elif title.startswith(WORDS):
+        elif title.startswith(GATE):
+            shown = _render_gate(*table)
+        elif title == VALIDATION:
             shown = render_words(*table)
         else:
             shown = render_table(*table)
@@ -112,11 +114,8 @@ def list_tables(card: Card) -> list[tuple[str, str, Table]]:
         )
     ]
     if card.gate:
-        rows = [
-            [rule["name"], COMMENT[rule["verdict"]] if rule.get("binding", True) else "told", rule["sentence"]]
-            for rule in sorted(card.gate["rules"], key=lambda rule: rule["verdict"] == "pass")
-        ]
-        tables.append((f"Gate: {card.gate['verdict']}", "", (["rule", "verdict", ""], rows)))
+        rows = [[rule["name"], sign_rule(rule), rule["sentence"]] for rule in order_rules(card.gate["rules"])]
+        tables.append((f"{GATE}: {card.gate['verdict']}", "", (["rule", "verdict", ""], rows)))
     if card.differences:
         tables.append(_list_differences(card, against))
     if card.slices:
@@ -143,7 +142,7 @@ def _list_differences(card: Card, against: str) -> tuple[str, str, Table]:
             f"{row.queries:,}",
             f"{100 * row.difference:+.1f}",
             f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-            f"{row.p_value:.4f}",
+            format_p_value(row.p_value),
         ]
         for row in card.differences
     ]
@@ -174,7 +173,7 @@ def _list_validation(card: Card) -> tuple[str, str, Table]:
     ]
     suite, count = card.validation["suite"], card.validation["rows"]
     note = f"Suite `{suite}`: {held} of {len(results)} expectations hold on {count:,} rows."
-    return "Validation", note, (["expectation", "column", "severity", ""], rows)
+    return VALIDATION, note, (["expectation", "column", "severity", ""], rows)
 
 
 def _describe_gate(card: Card) -> str:
@@ -221,6 +220,16 @@ def _to_paragraphs(text: str) -> str:
 def _mark(text: str, sign: str, tag: str) -> str:
     parts: Sequence[str] = text.split(sign)
     return "".join(part if n % 2 == 0 else f"<{tag}>{part}</{tag}>" for n, part in enumerate(parts))
+
+
+def _render_gate(header: list[str], rows: list[list[str]]) -> str:
+    """The rules that count; the others can be unfolded."""
+    counting = [row for row in rows if row[1] != TOLD]
+    told = [row for row in rows if row[1] == TOLD]
+    fold = (
+        f"<details><summary>{len(told)} that are told and do not count</summary>{render_words(header, told)}</details>"
+    )
+    return render_words(header, counting) + (fold if told else "")
 
 
 def _render_worse(row: WorseQuery) -> str:

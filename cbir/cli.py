@@ -10,6 +10,7 @@ import sys
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +90,7 @@ def demo() -> None:
     _exit_where_stopped(summary)
     typer.echo(f"Release {summary['version']} is live; {summary['rows']} items were indexed.\n")
     typer.echo(show_release(workspace))
-    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace)}")
+    typer.echo(f"Curves, best and worst queries: {write_evaluation_page(workspace, now=datetime.now(UTC))}")
 
 
 @app.command(rich_help_panel=DAILY)
@@ -216,7 +217,7 @@ def report() -> None:
     """Write a page of the last training and evaluation: figures, curves, best and worst queries."""
     from cbir.evaluation_page import write_evaluation_page
 
-    typer.echo(str(write_evaluation_page(find_workspace())))
+    typer.echo(str(write_evaluation_page(find_workspace(), now=datetime.now(UTC))))
 
 
 @app.command(rich_help_panel=FIGURES)
@@ -229,13 +230,13 @@ def evaluate(
     from cbir.outside import describe_counts, evaluate_outside, list_figures, locate_encoder
 
     workspace = find_workspace()
-    folder, dimensions = locate_encoder(workspace, release)
-    found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, dimensions=dimensions)
+    folder, asked = locate_encoder(workspace, release)
+    found = evaluate_outside(source, encoder_folder=folder, workspace=workspace, now=datetime.now(UTC), release=asked)
     if as_json:
         print_json(found.metrics)
     else:
         typer.echo("\n".join(list_figures(found.metrics)))
-    typer.echo(f"{describe_counts(found.metrics['counts'])}\n{found.page}", err=True)
+    typer.echo("\n".join([describe_counts(found.metrics["counts"]), *found.warnings, str(found.page)]), err=True)
 
 
 def _run_retrain(workspace: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,16 @@ from cbir.encoder import Encoder
 from cbir.errors import SplitError, TrainingError
 from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE
+from cbir.fold_store import SECTIONS as TRAINED
 from cbir.fold_store import Scores, name_folds, open_folds
 from cbir.gallery import load_gallery
-from cbir.params import EmbedParams, EvaluateParams, SplitParams
+from cbir.outputs import read_data_revision
+from cbir.params import SECTIONS, EmbedParams, EvaluateParams, SplitParams, TrainParams
 from cbir.params.file import load_section
 from cbir.printing import align_columns
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
-from cbir.report import write_page
+from cbir.report import format_moment, render_facts, write_page
 from cbir.rivals import Rivals
 from cbir.split import cluster_items, deal_clusters
 from cbir.statistics import find_interval
@@ -38,7 +42,7 @@ INGESTED = Path("data/ingested")  # in the workspace
 JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
 
 
-def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[[str], None]) -> dict[str, Any]:
     """Train with the workspace's parameters on all folds but one, test on that one, each in turn.
 
     The scores of every fold that is done stay under ``.cbir/crossval``: stopped, it goes on where it was.
@@ -78,12 +82,35 @@ def cross_validate(workspace: Path, *, folds: int, say: Callable[[str], None]) -
         "seed": params.seed,
         "items": len(cluster_N),
         "clusters": int(cluster_N.max()) + 1,
+        "data_revision": read_data_revision(workspace),
+        "loss": load_section(workspace / "params.yaml", "train", TrainParams).loss,
+        "params": list_changed(workspace / "params.yaml"),
         "rows": rows,
         **{kind: summarise([found[kind] for found in measured], seed=seed) for kind in KINDS},
     }
     write_json(workspace / JSON, document)
-    write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=render_folds(document))
+    head = render_facts(_list_facts(document, now=now))
+    write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=[head, *render_folds(document)])
     return document
+
+
+def list_changed(params: Path) -> dict[str, Any]:
+    """The parameters that figures hang on and that are not as they are by default, by ``section.key``."""
+    changed: dict[str, Any] = {}
+    for name in TRAINED:
+        usual, here = asdict(SECTIONS[name]()), asdict(load_section(params, name, SECTIONS[name]))
+        changed |= {f"{name}.{key}": value for key, value in here.items() if value != usual[key]}
+    return changed
+
+
+def _list_facts(document: dict[str, Any], *, now: datetime) -> dict[str, str]:
+    data = {"data revision": document["data_revision"]} if document["data_revision"] else {}
+    changed = ", ".join(f"{name} {value}" for name, value in document["params"].items()) or "none"
+    return (
+        {"loss": document["loss"], "parameters that are not the default": changed}
+        | data
+        | {"written": format_moment(now)}
+    )
 
 
 def deal_folds(cluster_N: np.ndarray, labels: list[list[str]], *, folds: int, seed: int) -> np.ndarray:

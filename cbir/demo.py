@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cbir.evaluation_page.galleries import show_asking
 from cbir.printing import align_columns
 from cbir.records import read_json, read_jsonl
 from cbir.report import render_gallery, render_table, write_page
@@ -34,7 +35,8 @@ def show_release(workspace: Path) -> str:
     for text, image in queries:
         hits = searcher.query(text=text, image=image, k=8)
         title = text if image is None else f"picture of a woman astronaut + {text}"
-        sections.append(render_gallery(title, hits))
+        asks = [] if image is None else [show_asking(image)]
+        sections.append(render_gallery(title, [*asks, *hits]))
         lines += ["", f"> {title}", *(f"  {hit.score:.3f}  {hit.caption}" for hit in hits[:5])]
     path = workspace / "reports" / "demo.html"
     write_page(path, title="cbir-ops demo", sections=sections)

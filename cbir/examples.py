@@ -19,12 +19,16 @@ HITS = 6
 
 
 def show_queries(gallery: Gallery, query_set: QuerySet, answers: Answers, *, score: ScoreRows) -> dict[str, Any]:
-    """The system, and ``best`` and ``worst``: what each query asks with, its average precision, and its first hits."""
+    """The system, and ``best`` and ``worst``: what each query asks with, its average precision, and its first hits.
+
+    ``wanted`` is the first relevant item and its rank, wherever that is.
+    """
     picked = pick_queries(answers.figures["map"], answers.cluster_Q)
     return {"system": answers.system} | {
         name: [
             describe_query(gallery, query_set, q)
-            | {"average_precision": float(answers.figures["map"][q]), "hits": _list_hits(gallery, query_set, q, score)}
+            | {"average_precision": float(answers.figures["map"][q])}
+            | _list_hits(gallery, query_set, q, score)
             for q in queries
         ]
         for name, queries in picked.items()
@@ -53,8 +57,15 @@ def describe_query(gallery: Gallery, query_set: QuerySet, q: int) -> dict[str, A
     return {"query": id_, "picture": id_ if seen else None, "words": words if told else None}
 
 
-def _list_hits(gallery: Gallery, query_set: QuerySet, q: int, score: ScoreRows) -> list[dict[str, Any]]:
+def _list_hits(gallery: Gallery, query_set: QuerySet, q: int, score: ScoreRows) -> dict[str, Any]:
     score_N = leave_out(score, query_set.left_out_Q)(q, q + 1)[0]
-    relevant = set(judge_rows(query_set, q, q + 1).item_J.tolist())
-    first = [int(n) for n in np.argsort(-score_N, kind="stable")[:HITS] if np.isfinite(score_N[n])]
-    return [{"id": gallery.ids[n], "score": float(score_N[n]), "relevant": n in relevant} for n in first]
+    order_N = np.argsort(-score_N, kind="stable")
+    relevant_N = np.isin(order_N, judge_rows(query_set, q, q + 1).item_J)
+    place = int(np.argmax(relevant_N))  # a query has something relevant
+
+    def describe(n: int) -> dict[str, Any]:
+        return {"id": gallery.ids[order_N[n]], "score": float(score_N[order_N[n]])}
+
+    first = [n for n in range(min(HITS, len(order_N))) if np.isfinite(score_N[order_N[n]])]
+    hits = [describe(n) | {"relevant": bool(relevant_N[n])} for n in first]
+    return {"hits": hits, "wanted": describe(place) | {"rank": place + 1}}

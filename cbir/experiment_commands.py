@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +51,7 @@ def crossval(
     signal.signal(signal.SIGTERM, _stop)
     workspace = find_workspace()
     with _tell_stop("crossval"):
-        document = cross_validate(workspace, folds=folds, say=_say)
+        document = cross_validate(workspace, folds=folds, now=datetime.now(UTC), say=_say)
     if as_json:
         print_json(document)
     else:

@@ -13,6 +13,7 @@ from cbir.registry import Registry, Release, open_registry
 OUTCOMES = {"pass": "promoted", "fail": "refused", "inconclusive": "inconclusive"}
 LONGEST = 1000  # characters of the reasons; an override adds its own, and stores of MLflow differ in what a tag holds
 SIGNS = {"pass": "pass", "fail": "FAIL", "inconclusive": "open"}
+TOLD = "told"  # sign of a rule that does not count
 
 
 def read_decision(workspace: Path, *, version: str | None) -> dict[str, Any]:
@@ -36,17 +37,25 @@ def _pick_release(registry: Registry, version: str | None) -> Release:
 
 def format_decision(document: dict[str, Any]) -> str:
     """A line a rule, those that count and do not hold first, then what to do."""
-    rules = sorted(document["rules"], key=lambda rule: (not rule["binding"], rule["verdict"] == "pass"))
+    rules = order_rules(document["rules"])
     head = (
         f"Release {document['release']} against {_name(document['champion'])}: {OUTCOMES[document['verdict']]} "
         f"({document['at'][:19]})"
     )
     width = max(len(rule["name"]) for rule in rules)
     lines = [head, ""]
-    for rule in rules:
-        sign = SIGNS[rule["verdict"]] if rule["binding"] else "told"
-        lines.append(f"{sign}  {rule['name']:<{width}}  {rule['sentence']}")
+    lines += [f"{sign_rule(rule)}  {rule['name']:<{width}}  {rule['sentence']}" for rule in rules]
     return "\n".join(lines)
+
+
+def order_rules(rules: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that count and do not hold, those that count, and those that are told."""
+    return sorted(rules, key=lambda rule: (sign_rule(rule) == TOLD, rule["verdict"] == "pass"))
+
+
+def sign_rule(rule: dict[str, Any]) -> str:
+    """What came of a rule, in a word; earlier versions did not say whether one is binding, all were."""
+    return SIGNS[rule["verdict"]] if rule.get("binding", True) else TOLD
 
 
 def format_markdown(document: dict[str, Any], *, link: str | None) -> str:
@@ -57,7 +66,7 @@ def format_markdown(document: dict[str, Any], *, link: str | None) -> str:
     name = f"release {document['release']}"
     rows = [
         "| {} | {} | {} | {} | {} | {} |".format(
-            SIGNS[rule["verdict"]] if rule["binding"] else "told",
+            sign_rule(rule),
             rule["name"],
             _figure(rule["observed"]),
             "" if rule["low"] is None else f"{rule['low']:+.3f} to {rule['high']:+.3f}",

@@ -1,4 +1,4 @@
-"""Hashes of stages: of the code that they run, and where the output of a hash lies, whatever is checked out now."""
+"""Hashes of stages: of the code and the data that they run on, and where the output of a hash lies in the cache."""
 
 from __future__ import annotations
 
@@ -50,6 +50,14 @@ def hash_code(workspace: Path, stage: str) -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def read_data_revision(workspace: Path) -> str | None:
+    """Hash of the raw data that the stage `ingest` last read, or None where it has not run under DVC."""
+    lock = workspace / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
+    deps = {dep["path"]: dep["md5"] for dep in stages.get("ingest", {}).get("deps", [])}
+    return deps.get("data/raw")
 
 
 def _locate(cache: Path, md5: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams
 from cbir.params.file import load_section
 from cbir.printing import align_columns
+from cbir.query_sets import QuerySet, judge_rows, list_query_sets
 from cbir.records import read_items, read_table
-from cbir.registry import open_registry
+from cbir.registry import Release, open_registry
+from cbir.report import format_moment, render_facts, render_warning
 from cbir.scoreboard import Scoreboard, score_gallery, write_scores
 from cbir.scratch import make_scratch
 from cbir.slices import COLUMNS, list_names
@@ -33,31 +36,32 @@ from cbir.split import cluster_items
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures as in ``metrics.json``, with counts of the items; and the page that shows them."""
+    """Figures as in ``metrics.json``, with counts of the items; ``warnings`` of what says little; their page."""
 
     metrics: dict[str, Any]
+    warnings: list[str]
     page: Path
 
 
-def locate_encoder(workspace: Path, release: str) -> tuple[Path, int | None]:
-    """The encoder folder of a release, by its number or an alias such as ``champion``, and its index's dimensions.
+def locate_encoder(workspace: Path, release: str) -> tuple[Path, Release]:
+    """The encoder folder of a release, by its number or an alias such as ``champion``, and the release.
 
     Raises:
         ReleaseError: there is no such release.
     """
     registry = open_registry(workspace)
     found = registry.get_version(release)
-    return registry.download_encoder(found), found.dimensions
+    return registry.download_encoder(found), found
 
 
 def evaluate_outside(
-    source: str, *, encoder_folder: Path, workspace: Path, dimensions: int | None = None
+    source: str, *, encoder_folder: Path, workspace: Path, now: datetime, release: Release | None = None
 ) -> Evaluation:
     """Import ``source`` into a temporary place, score the encoder on all of it, and write a page into ``reports/``.
 
     The workspace's parameters hold, but pictures are fitted as those that the encoder learned from; its data stays as
-    it is. Vectors have as many ``dimensions`` as an index holds; None for all. Where the workspace has been split, the
-    counts say how many of the items have a near duplicate among those that it trains on.
+    it is. Vectors have as many dimensions as the index of the ``release`` holds; without one, all. Where the workspace
+    has been split, the counts say how many of the items have a near duplicate among those that it trains on.
 
     Raises:
         SourceError: the source cannot be imported, or has nothing to ask.
@@ -65,7 +69,7 @@ def evaluate_outside(
         TrainingError: the encoder's scores are not numbers.
     """
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).resolve().name).strip("-").lower() or "data"
-    encoder = Encoder.load(encoder_folder).shorten(dimensions)
+    encoder = Encoder.load(encoder_folder).shorten(release.dimensions if release else None)
     with make_scratch(workspace) as place:
         import_source(source, name=name, raw=place / "raw")
         params = load_section(workspace / "params.yaml", "ingest", IngestParams)
@@ -76,11 +80,14 @@ def evaluate_outside(
         board = _score(gallery, sliced, encoder=encoder, workspace=workspace)
         board.summary["counts"] = counts | near
         write_scores(board, place / "scores", slices=board.slice(sliced), golden=[])
+        warnings = list_warnings(board, gallery, reads_words=encoder.reads_words)
         page = workspace / "reports" / f"evaluation-{name}.html"
         shown = read_items(place / "ingested", columns=SHOWN)
         title = f"Evaluation on {name}"
-        write_outside_page(page, title=title, scores=place / "scores", metrics=board.summary, items=shown)
-    return Evaluation(metrics=board.summary, page=page)
+        facts = _list_facts(source, encoder=encoder, release=release, now=now)
+        head = [render_facts(facts), _render_counts(board.summary["counts"]), *map(render_warning, warnings)]
+        write_outside_page(page, title=title, head=head, scores=place / "scores", metrics=board.summary, items=shown)
+    return Evaluation(metrics=board.summary, warnings=warnings, page=page)
 
 
 def list_figures(metrics: dict[str, Any]) -> list[str]:
@@ -99,6 +106,35 @@ def describe_counts(counts: dict[str, int]) -> str:
     near = counts.get("items_near_training")
     known = "" if near is None else f"; {near:,} of them have a near duplicate among the items that were trained on"
     return f"{counts['items']:,} items, {counts['quarantined']:,} that cannot be used{known}."
+
+
+def list_warnings(board: Scoreboard, gallery: Gallery, *, reads_words: bool) -> list[str]:
+    """Which query sets have figures that say little: any order is right, or the queries are few."""
+    sets, least = list_query_sets(gallery, reads_words=reads_words), board.params.least_queries
+    trivial = [one.name for one in sets if _is_trivial(one, items=len(gallery.ids))]
+    few = [f"{one.name} ({len(one.ids)})" for one in sets if len(one.ids) < least]
+    warnings = {
+        "Every item is relevant to every query, any order of them scores 100": trivial,
+        f"Fewer than {least} queries (evaluate.least_queries), figures say little": few,
+    }
+    return [f"{told}: {', '.join(names)}." for told, names in warnings.items() if names]
+
+
+def _is_trivial(query_set: QuerySet, *, items: int) -> bool:
+    searched_Q = items - (query_set.left_out_Q >= 0)
+    return all(len(judge_rows(query_set, q, q + 1).item_J) == searched for q, searched in enumerate(searched_Q))
+
+
+def _list_facts(source: str, *, encoder: Encoder, release: Release | None, now: datetime) -> dict[str, str]:
+    number = {"release": release.version} if release else {}
+    data = str(Path(source).resolve()) if Path(source).exists() else source
+    return number | {"encoder": encoder.fingerprint, "data": data, "evaluated": format_moment(now)}
+
+
+def _render_counts(counts: dict[str, int]) -> str:
+    """A warning where the encoder may have learnt from what it is tested on."""
+    told = describe_counts(counts)
+    return render_warning(told) if counts.get("items_near_training") else f"<p>{told}</p>"
 
 
 def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:

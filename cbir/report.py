@@ -6,7 +6,8 @@ import base64
 import html
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cbir.errors import WorkspaceError
@@ -14,18 +15,25 @@ from cbir.index import Hit
 from cbir.records import write_text
 
 _WORD = re.compile(r"\b(?!to\b)[^\W\d]{2,}")  # not the "to" of an interval
+LEAST_P = 0.001  # 2 in 2,001: the test is two-sided, and what was seen counts as a permutation
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
+MINUS = "\N{MINUS SIGN}"
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1160px;padding:0 1rem;
   color:#202124;background:#fafafa}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:12px}
-figure{margin:0;width:136px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}.grid{display:flex;flex-wrap:wrap;gap:8px}
+figure{margin:0;width:132px;background:#fff;border:1px solid #e3e3e3;border-radius:8px;
   padding:8px;box-sizing:border-box}
 figure.found{border:2px solid #1e8e3e;padding:7px}
-figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score{color:#5f6368}
+figure img{width:100%;border-radius:4px}figcaption{font-size:12px;overflow-wrap:anywhere}.score,.id{color:#5f6368}
+.id{font-size:11px}
 table{border-collapse:collapse;background:#fff}
 td,th{padding:.35rem .6rem;border-bottom:1px solid #e3e3e3;text-align:left;white-space:nowrap}
-.wide{overflow-x:auto;font-size:13px}h3{font-size:1rem;margin:1.2rem 0 .4rem}
+.wide{overflow-x:auto;font-size:13px}.wide td,.wide th{padding:.35rem .4rem}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .number{text-align:right}.best{font-weight:700}.told td:last-child{white-space:normal}
+.facts{color:#5f6368;font-size:13px;overflow-wrap:anywhere}
+.warning{background:#fef7e0;border-left:4px solid #f9ab00;padding:.5rem .8rem}
+details{margin:.6rem 0}summary{cursor:pointer}
 """
 
 
@@ -53,7 +61,7 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, best: 
 
 def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool], *, best: bool) -> str:
     shown = (
-        f"<{tag}{' class=number' if figure else ''}>{html.escape(cell)}</{tag}>"
+        f"<{tag}{' class=number' if figure else ''}>{html.escape(_MINUS.sub(MINUS, cell) if figure else cell)}</{tag}>"
         for cell, figure in zip(cells, figures, strict=True)
     )
     return f"<tr{' class=best' if best else ''}>{''.join(shown)}</tr>"
@@ -62,6 +70,27 @@ def _render_row(tag: str, cells: Sequence[str], figures: Sequence[bool], *, best
 def render_words(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of words, the last column of which may be sentences."""
     return f"<div class=told>{render_table(header, rows)}</div>"
+
+
+def render_facts(facts: Mapping[str, str]) -> str:
+    """What a page is of, in a line under its heading."""
+    shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
+    return f"<p class=facts>{' · '.join(shown)}</p>"
+
+
+def render_warning(text: str) -> str:
+    """What figures must not be read without."""
+    return f"<p class=warning>{html.escape(text)}</p>"
+
+
+def format_p_value(p_value: float) -> str:
+    """A p-value, no less than the 2,000 permutations of ``cbir.statistics`` can show."""
+    return "≤ 0.001" if p_value <= LEAST_P else f"{p_value:.4f}"
+
+
+def format_moment(moment: datetime) -> str:
+    """A moment in UTC, to the minute."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def write_page(path: Path, *, title: str, sections: Sequence[str]) -> None:
@@ -84,9 +113,11 @@ def _render_hit(hit: Hit, *, framed: bool) -> str:
     picture = base64.b64encode(hit.thumbnail).decode()
     seen = "" if hit.agreeing is None else f" · {hit.agreeing} places agree"
     score = "" if math.isnan(hit.score) else f"{hit.score:.3f}"
+    told = [f"<span class=score>{score}{seen}</span>"] if score or seen else []
+    named = [f"<span class=id>{html.escape(hit.id)}</span>"]
+    words = [html.escape(text) for text in (hit.caption, hit.label) if text]
     figure = f'<figure title="{html.escape(hit.id)}"{" class=found" if framed else ""}>'
     return (
         f'{figure}<img alt="{html.escape(hit.caption)}" src="data:image/jpeg;base64,{picture}">'
-        f"<figcaption>{html.escape(hit.caption or hit.id)}<br>{html.escape(hit.label)}"
-        f"<br><span class=score>{score}{seen}</span></figcaption></figure>"
+        f"<figcaption>{'<br>'.join([*words, *told, *named])}</figcaption></figure>"
     )

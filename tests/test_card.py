@@ -95,16 +95,21 @@ def test_a_gate_that_refused_is_named_with_its_reasons_and_each_rule(registry: R
     rules = [
         {"name": "floor", "verdict": "pass", "sentence": "it is above", "binding": True},
         {"name": "worse", "verdict": "fail", "sentence": "label is | 15 points lower", "binding": True},
-        {"name": "told", "verdict": "fail", "sentence": "for information", "binding": False},
+        {"name": "few", "verdict": "fail", "sentence": "for information", "binding": False},
     ]
     (tmp_path / "gate.json").write_text(json.dumps({"verdict": "fail", "rules": rules}))
     release = registry.get_version("2")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.log_artifact(release.run_id, str(tmp_path / "gate.json"), "evidence")
-    text = render_markdown(gather(registry, tmp_path, "2"))
+    card = gather(registry, tmp_path, "2")
+    text = render_markdown(card)
     assert "**Gate: fail**, because of worse." in text
     assert "| worse | FAIL | label is \\| 15 points lower |" in text
-    assert "| told | told | for information |" in text
+    assert "| few | told | for information |" in text
+    assert text.index("| worse |") < text.index("| floor |") < text.index("| few |"), "what kept it back comes first"
+    shown, folded = "".join(render_sections(card)).split("<details><summary>1 that are told and do not count</summary>")
+    assert "<td>floor</td>" in shown
+    assert "for information" in folded.partition("</details>")[0]
 
 
 def test_a_description_is_never_longer_than_mlflow_keeps(registry: Registry, tmp_path: Path) -> None:

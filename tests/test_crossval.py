@@ -17,7 +17,7 @@ from conftest import cbir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbir.crossval import deal_folds, name_parts, summarise, train_fold
+from cbir.crossval import deal_folds, list_changed, name_parts, summarise, train_fold
 from cbir.errors import SplitError
 from cbir.params import SplitParams
 from flows.stages import run_dvc
@@ -93,6 +93,12 @@ def test_the_interval_is_over_the_clusters_of_all_folds() -> None:
     assert summarise(mates, seed=0)["map"]["low"] == pytest.approx(found["low"], abs=0.005)
 
 
+def test_parameters_are_told_where_they_are_not_as_by_default(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("{train: {epochs: 2, loss: info_nce}, gate: {leaks: 3}, towers: {text: minilm-l6}}")
+    assert list_changed(params) == {"train.epochs": 2}
+
+
 RANKS = """
 import pathlib, subprocess, time
 rank = subprocess.Popen(["sleep", "600"])
@@ -158,7 +164,10 @@ def test_a_cross_validation_shows_its_folds_and_writes_no_output_of_dvc(workspac
     for name, gain in gains.items():  # the rival's own mAP is between 0 and 1
         assert -1e-9 <= means[name.partition(" above ")[0]] - gain["mean"] <= 1 + 1e-9, name
     assert gains["label.fused_both.map above image_only"]["mean"] > 0
-    assert "<svg" in (workspace / "reports/crossval.html").read_text()
+    page = (workspace / "reports/crossval.html").read_text()
+    assert "<svg" in page
+    for name in ("train.epochs 2", "loss <b>info_nce</b>", "data revision <b>"):
+        assert name in page
     assert (workspace / "dvc.lock").read_bytes() == lock
     assert sorted((workspace / "data").iterdir()) == outputs
     (store,) = (workspace / ".cbir/crossval").iterdir()

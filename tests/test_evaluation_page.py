@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from cbir.images import encode_png
 from cbir.records import ITEM_SCHEMA, write_table
 from cbir.report import render_table
 
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 CAPTION = "<script>alert(1)</script> a red square"
 EXAMPLES = {
     "system": "fused_both",
@@ -72,7 +74,7 @@ def test_a_history_is_read_by_whatever_figures_it_has_and_when() -> None:
 
 
 def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace: Path) -> None:
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     assert "12.3" in page
     assert "45.6" in page
     assert page.count("<svg") == 2
@@ -84,8 +86,17 @@ def test_the_page_holds_figures_curves_and_pictures_and_loads_nothing(workspace:
 
 def test_the_page_has_few_of_the_catalogues_pictures_in_memory_at_a_time(workspace: Path) -> None:
     write_shards(workspace / "data/ingested")
-    assert measure_share(lambda: write_evaluation_page(workspace)) < 0.5
+    assert measure_share(lambda: write_evaluation_page(workspace, now=NOW)) < 0.5
     assert (workspace / "reports/evaluation.html").read_text().count("data:image/jpeg") == 3
+
+
+def test_the_page_names_the_encoder_the_data_and_the_date(workspace: Path) -> None:
+    (workspace / "data/embedded").mkdir()
+    (workspace / "data/embedded/embedded.json").write_text('{"fingerprint": "c0ffee"}')
+    (workspace / "dvc.lock").write_text("stages: {ingest: {deps: [{path: data/raw, md5: abc.dir}]}}")
+    page = write_evaluation_page(workspace, now=NOW).read_text()
+    shown = ("encoder", "c0ffee"), ("data revision", "abc.dir"), ("items", "2"), ("written", "2026-01-02 03:04 UTC")
+    assert " · ".join(f"{name} <b>{value}</b>" for name, value in shown) in page
 
 
 def find_row(name: str, *figures: str) -> str:
@@ -106,8 +117,13 @@ def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Pat
     sure = {"interval": {"map": {"low": 0.7, "high": 0.8}}, "above": above}
     (workspace / "metrics.json").write_text(json.dumps({"label": {"fused_both": {"map": 0.75}, "sum": {"map": 0.6}}}))
     (workspace / "data/evaluated/statistics.json").write_text(json.dumps({"label": {"fused_both": sure}}))
-    page = write_evaluation_page(workspace).read_text()
-    for shown in ("75.0 (70.0\N{EN DASH}80.0)", "fused_both above", "+15.0 (+10.0 to +20.0)", "0.0005"):
+    page = write_evaluation_page(workspace, now=NOW).read_text()
+    for shown in (
+        "75.0 (70.0\N{EN DASH}80.0)",
+        "fused_both above",
+        "+15.0 (+10.0 to +20.0)",
+        "\N{LESS-THAN OR EQUAL TO} 0.001",
+    ):
         assert shown in page
 
 
@@ -115,11 +131,11 @@ def test_a_figure_shows_its_interval_and_a_comparison_by_how_much(workspace: Pat
 def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) -> None:
     (workspace / missing).unlink()
     with pytest.raises(WorkspaceError, match=r"run `dvc repro (train|evaluate)` first"):
-        write_evaluation_page(workspace)
+        write_evaluation_page(workspace, now=NOW)
 
 
 def test_what_could_have_leaked_is_on_the_page(workspace: Path) -> None:
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     assert find_row("test items with a near duplicate among the training items", "17") in page
     assert find_row("training items", "1,234") in page
 
@@ -134,8 +150,8 @@ def test_both_is_set_beside_the_better_of_picture_and_words_and_beside_their_sum
     (workspace / "data/evaluated/statistics.json").write_text(
         json.dumps({"relative": {"fused_both": {"interval": {}, "above": above}}})
     )
-    page = write_evaluation_page(workspace).read_text()
-    row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "-2.0 (+0.0 to +60.0)", "-"]
+    page = write_evaluation_page(workspace, now=NOW).read_text()
+    row = ["relative", "20.0", "40.0", "70.0", "+30.0 (+0.0 to +60.0)", "\N{MINUS SIGN}2.0 (+0.0 to +60.0)", "-"]
     assert find_row(*row) in page
 
 
@@ -149,10 +165,12 @@ def test_a_slice_shows_its_figures_and_one_of_few_queries_its_number(workspace: 
     }
     metrics = {"label": {"sum": {"map": 0.123, "queries": 43}}}
     (workspace / "metrics.json").write_text(json.dumps(metrics))
+    statistics = {"label": {"sum": {"interval": {"map": {"low": 0.05, "high": 0.2}}}}}
+    (workspace / "data/evaluated/statistics.json").write_text(json.dumps(statistics))
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"label": {"label": found}}))
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     assert find_row("food", "40", "20.0 (10.0\N{EN DASH}30.0)") in page
-    assert find_row("all", "43", "12.3") in page
+    assert find_row("all", "43", "12.3 (5.0\N{EN DASH}20.0)") in page
     assert "&lt;flags&gt; (3)" in page
 
 
@@ -162,14 +180,14 @@ def test_golden_queries_show_their_picture_and_their_hits_with_grades(workspace:
     hits = [{"id": "s/1", "score": 0.9, "grade": 2}, {"id": "s/0", "score": 0.8, "grade": 0}]
     query = {"query": "blue", "text": "a <blue> one", "image": "mine.png", "average_precision": 1.0, "hits": hits}
     (workspace / "data/evaluated/golden.json").write_text(json.dumps([query]))
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     assert "blue: a &lt;blue&gt; one + mine.png (average precision 1.00)" in page
     assert page.index("the query&#x27;s picture") < page.index("grade 2") < page.index("not relevant")
     assert page.count("data:image/jpeg") == 3 + 3
 
 
 def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_framed(workspace: Path) -> None:
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     best, worst = (
         page.index("best, average precision 0.75"),
         page.index("worst, average precision 0.12: a &lt;name&gt;"),
@@ -180,17 +198,30 @@ def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_fra
     assert ">asks<" not in page[worst:], "words alone have no picture"
 
 
+def test_what_was_wanted_and_not_among_the_first_hits_stands_at_their_end_with_its_rank(workspace: Path) -> None:
+    query = EXAMPLES["worst"][0] | {  # type: ignore[operator]
+        "hits": [{"id": "s/0", "score": 0.5, "relevant": False}],
+        "wanted": {"id": "s/1", "score": 0.125, "rank": 1234},
+    }
+    found = EXAMPLES["best"][0] | {"wanted": {"id": "s/1", "score": 0.875, "rank": 1}}  # type: ignore[operator]
+    examples = {"label": EXAMPLES | {"best": [found], "worst": [query]}}
+    (workspace / "data/evaluated/examples.json").write_text(json.dumps(examples))
+    best, worst = write_evaluation_page(workspace, now=NOW).read_text().split("<h3>worst")
+    assert "relevant, rank" not in best, "it is among the hits"
+    assert worst.index("0.500") < worst.index("class=found") < worst.index("relevant, rank 1,234")
+
+
 def test_items_of_one_kind_are_not_sliced(workspace: Path) -> None:
     found = {"system": "sum", "scored": {"yes": {"queries": 2}}, "too_few": {}, "too_few_slices": 0}
     (workspace / "data/evaluated/slices.json").write_text(json.dumps({"has_caption": {"label": found}}))
-    assert "By kind of item" not in write_evaluation_page(workspace).read_text()
+    assert "By kind of item" not in write_evaluation_page(workspace, now=NOW).read_text()
 
 
 def test_a_golden_hit_that_is_no_longer_an_item_is_left_out(workspace: Path) -> None:
     hits = [{"id": "gone", "score": 0.9, "grade": 1}, {"id": "s/1", "score": 0.8, "grade": 0}]
     query = {"query": "red", "text": "a red thing", "image": None, "average_precision": 0.5, "hits": hits}
     (workspace / "data/evaluated/golden.json").write_text(json.dumps([query]))
-    page = write_evaluation_page(workspace).read_text()
+    page = write_evaluation_page(workspace, now=NOW).read_text()
     assert "not relevant" in page
     assert "grade 1" not in page
 

@@ -55,3 +55,7 @@ def test_hits_are_the_highest_scores_without_what_the_query_leaves_out(gallery: 
     assert [(hit["id"], hit["relevant"]) for hit in best["hits"]] == [("d", False), ("a", True), ("c", False)]
     (worst,) = shown["worst"]
     assert [hit["id"] for hit in worst["hits"]] == ["c", "d", "b"]
+    assert [query["wanted"] for query in (best, worst)] == [
+        {"id": "a", "score": 0.5, "rank": 2},
+        {"id": "b", "score": 1.0, "rank": 3},
+    ]

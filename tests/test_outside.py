@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cbir.errors import ReleaseError, SourceError
 from cbir.outside import evaluate_outside, locate_encoder
 
 pytestmark = pytest.mark.slow
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 def draw_others(folder: Path, *, captions: bool = True) -> Path:
@@ -41,25 +43,50 @@ def test_the_command_scores_the_champion_on_a_folder_and_leaves_the_data_alone(l
     page = live / "reports/evaluation-others.html"
     assert str(page) in done.stderr
     assert "12 items, 0 that cannot be used; 0 of them have a near duplicate among the items" in done.stderr
-    assert "Evaluation on others" in page.read_text()
+    shown = page.read_text()
+    assert "Evaluation on others" in shown
+    assert "release <b>1</b>" in shown
+    assert f"data <b>{tmp_path / 'Others'}</b>" in shown
+    assert "<p>12 items, 0 that cannot be used" in shown, "no warning"
     assert list_files(live / "data") == before
     assert not list((live / ".cbir/scratch").iterdir())
 
 
 def test_items_that_the_workspace_trains_on_are_counted(released: Path, live: Path) -> None:
     catalogue = released.parent / "catalogue"
-    found = evaluate_outside(str(catalogue), encoder_folder=live / "data/encoder", workspace=live)
+    found = evaluate_outside(str(catalogue), encoder_folder=live / "data/encoder", workspace=live, now=NOW)
     split = json.loads((live / "data/split/split.json").read_text())
-    assert found.metrics["counts"]["items_near_training"] == split["train"] + split["validation"]
+    near = split["train"] + split["validation"]
+    assert found.metrics["counts"]["items_near_training"] == near
+    page = found.page.read_text()
+    assert f"<p class=warning>48 items, 0 that cannot be used; {near} of them have a near duplicate" in page
+    assert "evaluated <b>2026-01-02 03:04 UTC</b>" in page
     assert found.metrics["label"]["fused_both"]["queries"] == 48
 
 
 def test_pictures_alone_are_asked_for_by_changed_copies_of_them(live: Path, tmp_path: Path) -> None:
     bare = draw_others(tmp_path / "bare", captions=False)
-    found = evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live)
+    found = evaluate_outside(str(bare), encoder_folder=live / "data/encoder", workspace=live, now=NOW)
     assert set(found.metrics) == {"counts", "copy"}
     assert found.metrics["copy"]["fused"]["queries"] == 12
     assert "A changed copy of a picture" in found.page.read_text()
+
+
+def test_pictures_of_one_label_are_warned_of_for_any_order_of_them_is_right(live: Path, tmp_path: Path) -> None:
+    (tmp_path / "alike").mkdir()
+    for n in range(3):
+        draw(COLOURS["red"], seed=100 + n).save(tmp_path / f"alike/{n}.png")
+    (tmp_path / "alike/metadata.csv").write_text("file_name,label\n0.png,red\n1.png,red\n2.png,red\n")
+    done = cbir(live, "evaluate", "--data", str(tmp_path / "alike"))
+    assert done.returncode == 0, done.stderr
+    warnings = [
+        "Every item is relevant to every query, any order of them scores 100: label, label_name.",
+        "Fewer than 20 queries (evaluate.least_queries), figures say little: label (3), label_name (1).",
+    ]
+    page = (live / "reports/evaluation-alike.html").read_text()
+    for warning in warnings:
+        assert warning in done.stderr
+        assert f"<p class=warning>{warning}</p>" in page
 
 
 def test_captions_ask_nothing_of_an_encoder_that_reads_no_words(live: Path, tmp_path: Path) -> None:
@@ -68,7 +95,7 @@ def test_captions_ask_nothing_of_an_encoder_that_reads_no_words(live: Path, tmp_
     (deaf / "encoder.json").write_text(json.dumps(config | {"words": 0}))
     others = draw_others(tmp_path / "others")
     with pytest.raises(SourceError, match="reads no words: give them labels or groups"):
-        evaluate_outside(str(others), encoder_folder=deaf, workspace=live)
+        evaluate_outside(str(others), encoder_folder=deaf, workspace=live, now=NOW)
 
 
 def test_a_release_that_is_not_live_is_refused(live: Path) -> None:

@@ -57,17 +57,18 @@ def _is_flat(line: Sequence[tuple[float, float]]) -> bool:
 
 
 def draw_folds(folds: Mapping[str, Sequence[float]]) -> str:
-    """A dot a fold and a bar at their mean, a line a figure."""
+    """A dot a fold and a bar at their mean, a line a figure, in percent."""
     figure = Figure(figsize=(10.5, 0.8 + 0.36 * len(folds)), layout="constrained")
     axes = figure.add_subplot()
-    for place, values in enumerate(folds.values()):
+    for place, shares in enumerate(folds.values()):
+        values = [100 * share for share in shares]
         axes.scatter(values, [place] * len(values), s=28, alpha=0.6, color=COLOURS[0], label="a fold")
         mean = sum(values) / len(values)
         axes.plot([mean, mean], [place - 0.3, place + 0.3], color=COLOURS[1], linewidth=2, label="mean of the folds")
     axes.set_yticks(range(len(folds)), list(folds))
     axes.invert_yaxis()
-    axes.set_xlim(-0.02, 1.02)
-    _finish(axes, title="", x="score, 0 to 1", y="")
+    axes.set_xlim(-2, 102)
+    _finish(axes, title="", x="score in percent", y="")
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[:2], names[:2], fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _to_svg(figure)

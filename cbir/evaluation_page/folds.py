@@ -19,7 +19,7 @@ def render_folds(document: dict[str, Any]) -> list[str]:
     counts = [[f"{name} items", *(str(row[name]) for row in rows)] for name in ("train", "validation", "test")]
     return [
         f"<p>{document['items']:,} items in {document['clusters']:,} clusters; each is a test item of one fold, and "
-        "groups and near duplicates are in one fold together. Tables are in percent. <em>Pooled</em> is the mean over "
+        "groups and near duplicates are in one fold together. Figures are in percent. <em>Pooled</em> is the mean over "
         "the queries of all folds, <em>from</em> and <em>to</em> are its 95 % interval (bootstrap over clusters).</p>",
         draw_folds({name: [row["figures"][name] for row in rows if name in row["figures"]] for name in figures}),
         "<h2>Over the folds</h2>",

@@ -24,13 +24,18 @@ def list_shown(golden: Sequence[Mapping[str, Any]], examples: Mapping[str, Any])
     """The ids of all items that ``render_golden`` and ``render_examples`` show."""
     queries = [query for found in examples.values() for kind in ("best", "worst") for query in found[kind]]
     asking = {query["picture"] for query in queries if query["picture"]}
-    return sorted(asking | {hit["id"] for query in [*golden, *queries] for hit in query["hits"]})
+    hits = {hit["id"] for query in [*golden, *queries] for hit in query["hits"]}
+    return sorted(asking | hits | {wanted["id"] for wanted in map(_find_wanted, queries) if wanted})
 
 
 def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
-    """Of each query set the best and the worst answered queries: what asks, then the first hits, relevant framed."""
+    """Of each query set the best and the worst answered queries: what asks, then the first hits, relevant framed.
+
+    Where none of them is relevant, the first that is stands at the end with its rank.
+    """
     rows = {id_: n for n, id_ in enumerate(items["id"].to_pylist())}
-    sections = ["<h2>Queries and their first hits</h2><p>What is relevant is framed.</p>"] if examples else []
+    note = "What is relevant is framed; where none of the first hits is, the first relevant one follows with its rank."
+    sections = [f"<h2>Queries and their first hits</h2><p>{note}</p>"] if examples else []
     for task, found in sorted(examples.items(), key=lambda entry: place_task(entry[0])):
         sections.append(f"<h2>{html.escape(QUERIES.get(task, task))}: {html.escape(found['system'])}</h2>")
         for kind in ("best", "worst"):
@@ -44,8 +49,19 @@ def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str
     asks = [_show_item(items, rows[query["picture"]], score=ASKS, label="asks")] if query["picture"] in rows else []
     hits = [hit for hit in query["hits"] if hit["id"] in rows]
     shown = [_show_item(items, rows[hit["id"]], score=hit["score"]) for hit in hits]
+    wanted = _find_wanted(query)
     framed = [place for place, hit in enumerate(hits, start=len(asks)) if hit["relevant"]]
+    if wanted and wanted["id"] in rows:
+        framed.append(len(asks) + len(shown))
+        label = f"relevant, rank {wanted['rank']:,}"
+        shown.append(_show_item(items, rows[wanted["id"]], score=wanted["score"], label=label))
     return title + render_hits([*asks, *shown], framed=framed)
+
+
+def _find_wanted(query: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first relevant item, where none is among the hits; evaluations of earlier versions do not say it."""
+    found = any(hit["relevant"] for hit in query["hits"])
+    return None if found else query.get("wanted")
 
 
 def render_golden(queries: Sequence[Mapping[str, Any]], items: pa.Table, *, folder: Path) -> list[str]:

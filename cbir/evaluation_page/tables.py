@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from cbir.report import render_table, render_words
+from cbir.report import format_p_value, render_table, render_words
 
 METRICS = ("map", "mrr", "ndcg@10", "hit@1", "hit@10", "recall@10", "precision@10")
 QUERIES = {
@@ -87,7 +87,7 @@ def render_composition(metrics: Row, statistics: Row) -> str:
     )
 
 
-def render_slices(slices: Row, metrics: Row) -> str:
+def render_slices(slices: Row, metrics: Row, statistics: Row) -> str:
     """The fused system's figures by kind of item, beside those of all; nothing where all items are of one kind."""
     parts = []
     for name, tasks in slices.items():
@@ -97,7 +97,10 @@ def render_slices(slices: Row, metrics: Row) -> str:
             few = ", ".join(f"{value} ({count})" for value, count in found["too_few"].items())
             whole = metrics.get(task, {}).get(found["system"], {})
             shown = [key for key in ("map", "hit@1", "hit@10") if key in whole]
-            rows = [["all", str(whole["queries"]), *(_format_figure(whole, {}, key) for key in shown)]] if whole else []
+            sure = statistics.get(task, {}).get(found["system"], {}).get("interval", {})
+            rows = (
+                [["all", str(whole["queries"]), *(_format_figure(whole, sure, key) for key in shown)]] if whole else []
+            )
             for value, row in found["scored"].items():
                 figures = [_format_figure(row, row["interval"], key) for key in shown]
                 rows.append([value, str(row["queries"]), *figures])
@@ -145,5 +148,5 @@ def _format_gap(row: Row) -> str:
 
 def _render_comparison(system: str, above: Mapping[str, Row]) -> str:
     """By how many points of mAP a system is above each other one, answering the same queries."""
-    rows = [[other, _format_gap(row), f"{row['p_value']:.4f}"] for other, row in above.items()]
+    rows = [[other, _format_gap(row), format_p_value(row["p_value"])] for other, row in above.items()]
     return f"<p></p>{render_table([f'{system} above', 'points of mAP', 'p'], rows)}"

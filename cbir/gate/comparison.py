@@ -132,7 +132,7 @@ def _judge_pair(pair: Pair, *, margin: float, params: GateParams, rng: np.random
             threshold=-margin,
             more_clusters=lacking,
             binding=binding,
-            sentence=f"{_level(pair)}: too few queries to tell, {clusters} clusters; {lacking} more are needed",
+            sentence=f"{_level(pair)}: too few queries to tell, {_count(clusters)}; {lacking} more are needed",
         )
     found = judge_non_inferiority(
         pair.challenger_Q - pair.champion_Q, pair.cluster_Q, margin=margin, rng=rng, level=params.level
@@ -192,8 +192,12 @@ def _tell(name: str, found: Judgement, *, pair: Pair, threshold: float, binding:
         more_clusters=found.more_clusters,
         binding=binding,
         sentence=f"{_level(pair)}, {show_difference(found.difference, found.low, found.high)}, at least {threshold:g} "
-        f"on {len(pair.cluster_Q)} queries of {found.clusters} clusters{more}",
+        f"on {len(pair.cluster_Q)} queries of {_count(found.clusters)}{more}",
     )
+
+
+def _count(clusters: int) -> str:
+    return f"{clusters} cluster" if clusters == 1 else f"{clusters} clusters"
 
 
 def _level(pair: Pair) -> str:
