@@ -1,0 +1,96 @@
+"""How a CSV becomes rows, each with the number that a spreadsheet shows, and what kind of values a column has."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+from cbir.errors import SourceError
+
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,99}")
+NUMBER = re.compile(
+    r"-?(?:(?:0|[1-9][0-9]{0,99})(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?inf(?:inity)?", re.IGNORECASE
+)
+TRUTH = {"true": True, "false": False}
+QUOTE = "put a text with commas or line breaks in double quotes, and double a quote within it"
+Row = dict[str, Any]
+
+
+def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
+    """Rows by column, each with its number; a blank cell is None, a row of blank cells is none.
+
+    A column is numbers, or true and false, where every cell that is not blank is one; else, and where its name is in
+    ``texts``, it is text as written. 007 is no number: what a zero leads is an id, and would not come back as written.
+
+    Raises:
+        SourceError: it is empty, a quote is not closed, a column is there twice, or a row has more cells than columns.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    table = _read_cells(path)
+    if not table:
+        raise SourceError(f"{path} is empty; name the columns in its first row, file_name among them.")
+    names = _name_columns(table[0][1], path=path)
+    rows = [(number, _fit(cells, len(names), number=number, path=path)) for number, cells in table[1:]]
+    columns = [
+        _read_texts(cells) if name in texts else _read_values(cells)
+        for name, cells in zip(names, _transpose([cells for _, cells in rows], len(names)), strict=True)
+    ]
+    return [
+        (number, dict(zip(names, values, strict=True)))
+        for (number, _), values in zip(rows, _transpose(columns, len(rows)), strict=True)
+    ]
+
+
+def _read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Cells of every row that is not blank."""
+    rows: list[list[str]] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            rows.extend(csv.reader(file, strict=True))
+        except csv.Error as error:
+            raise SourceError(f"{path}, row {len(rows) + 1}: {error}; {QUOTE}.") from None
+    return [(number, cells) for number, cells in enumerate(rows, 1) if any(map(str.strip, cells))]
+
+
+def _name_columns(header: list[str], *, path: Path) -> list[str]:
+    """Names as written, or as pandas calls a column without one: it writes its index so."""
+    names = [name.strip() or f"Unnamed: {n}" for n, name in enumerate(header)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SourceError(f"{path} has the column {twice[0]!r} twice; name each once.")
+    return names
+
+
+def _fit(cells: list[str], width: int, *, number: int, path: Path) -> list[str]:
+    """As many cells as there are columns; blank ones may lack at the end, or be too many."""
+    if any(map(str.strip, cells[width:])):
+        raise SourceError(f"{path}, row {number}: {len(cells)} cells for {width} columns; {QUOTE}.")
+    return [*cells[:width], *[""] * (width - len(cells))]
+
+
+def _transpose(lines: Sequence[Sequence[Any]], width: int) -> list[tuple[Any, ...]]:
+    return list(zip(*lines, strict=True)) if lines else [()] * width
+
+
+def _read_texts(cells: Sequence[str]) -> list[Any]:
+    return [cell if cell.strip() else None for cell in cells]
+
+
+def _read_values(cells: Sequence[str]) -> list[Any]:
+    values = [cell.strip() for cell in cells]
+    filled = [value for value in values if value]
+    if all(value.lower() in TRUTH for value in filled):
+        return [TRUTH.get(value.lower()) for value in values]
+    if all(NUMBER.fullmatch(value) for value in filled):
+        return [_read_number(value) if value else None for value in values]
+    return _read_texts(cells)
+
+
+def _read_number(value: str) -> int | float:
+    """Whole numbers keep all their digits, whatever others the column has."""
+    return int(value) if WHOLE.fullmatch(value) else float(value)
