@@ -163,10 +163,11 @@ def test_a_key_in_two_shards_is_refused(folder: Path) -> None:
     [
         ("[1]", "no JSON object"),
         ("{x", "line 1: no JSON"),
-        ('{"caption": "x"}', "file_name"),
+        ('{"caption": "x"}', "line 1: no file_name, but caption; give it, as a path below"),
+        ('{"File_name": "a.png"}', r"line 1: no file_name, but File_name; did you mean File_name\?"),
         ('{"file_name": "../out.png"}', "outside"),
     ],
-    ids=["a list", "no json", "no file_name", "outside the folder"],
+    ids=["a list", "no json", "no file_name", "a near name", "outside the folder"],
 )
 def test_malformed_metadata_is_refused(folder: Path, line: str, reason: str) -> None:
     put(folder.parent, "out.png", png())

@@ -76,9 +76,27 @@ def test_a_line_break_in_quotes_is_part_of_a_caption(folder: Path) -> None:
         (["file_name,caption", 'a.png,"a zebu', "b.png,a cow"], r"row 2: unexpected end of data; .*double quotes"),
         (["file_name,tag,tag", "a.png,x,y"], r"has the column 'tag' twice; name each once"),
         (["file_name,caption", '"a\n.png",x', ",a cow"], r"row 3: no file_name"),
+        (
+            ["file_name;caption", "a.png;a zebu, a cow"],
+            r"row 1: no file_name, but file_name;caption; write commas .*not semi",
+        ),
+        (
+            ["File_Name,Caption", "a.png,x"],
+            r"row 1: no file_name, but File_Name, Caption; did you mean File_Name\? Call it",
+        ),
+        (["image,caption", "a.png,x"], r"row 1: no file_name, but image, caption; call the one of the pictures' paths"),
         ([""], r"metadata\.csv is empty; name the columns in its first row"),
     ],
-    ids=["more cells", "an open quote", "a column twice", "no picture", "nothing"],
+    ids=[
+        "more cells",
+        "an open quote",
+        "a column twice",
+        "no picture",
+        "semicolons",
+        "capitals",
+        "another name",
+        "nothing",
+    ],
 )
 def test_a_malformed_csv_is_refused_with_the_row_that_a_spreadsheet_shows(
     folder: Path, lines: list[str], told: str

@@ -17,12 +17,12 @@ from cbir.sources.documents import parse_json
 from cbir.sources.files import name_item, read_file
 from cbir.sources.log import ImportLog
 from cbir.sources.splits import NAMES, name_split
-from cbir.sources.spreadsheet import read_csv
+from cbir.sources.spreadsheet import PICTURE, explain_lack, read_csv
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = ("caption", "captions", "text")
 LABELS = ("label", "labels")
-TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
+TEXT_COLUMNS = ("id", PICTURE, "group", "split", *CAPTIONS, *LABELS)
 Row = dict[str, Any]
 
 
@@ -74,9 +74,10 @@ def read_listed(
 
 def _read_name(row: Row, path: Path, *, place: str, folder: Path) -> str:
     """Take the picture's path out of the row, relative to ``folder``."""
-    name = row.pop("file_name", None)
+    name = row.pop(PICTURE, None)
     if not isinstance(name, str):
-        raise SourceError(f"{path}, {place}: no file_name; give it, as a path below {path.parent}.")
+        otherwise = f"give it, as a path below {path.parent}."
+        raise SourceError(f"{path}, {place}: {explain_lack(list(row), otherwise=otherwise)}")
     above = path.parent.relative_to(folder).as_posix()
     return name if above == "." else f"{above}/{name}"
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from cbir.errors import SourceError
+from cbir.errors import SourceError, hint_at
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,99}")
 NUMBER = re.compile(
@@ -17,6 +17,8 @@ NUMBER = re.compile(
 )
 TRUTH = {"true": True, "false": False}
 QUOTE = "put a text with commas or line breaks in double quotes, and double a quote within it"
+PICTURE = "file_name"  # the column of paths
+MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that stand where commas should
 Row = dict[str, Any]
 
 
@@ -27,7 +29,8 @@ def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
     ``texts``, it is text as written. 007 is no number: what a zero leads is an id, and would not come back as written.
 
     Raises:
-        SourceError: it is empty, a quote is not closed, a column is there twice, or a row has more cells than columns.
+        SourceError: it is empty, has no column of paths or one twice, a quote that is not closed, or a row with more
+            cells than columns.
         OSError: it cannot be read.
         UnicodeDecodeError: it is not UTF-8.
     """
@@ -35,6 +38,9 @@ def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
     if not table:
         raise SourceError(f"{path} is empty; name the columns in its first row, file_name among them.")
     names = _name_columns(table[0][1], path=path)
+    if PICTURE not in names:
+        otherwise = f"call the one of the pictures' paths {PICTURE}."
+        raise SourceError(f"{path}, row {table[0][0]}: {explain_lack(names, otherwise=otherwise)}")
     rows = [(number, _fit(cells, len(names), number=number, path=path)) for number, cells in table[1:]]
     columns = [
         _read_texts(cells) if name in texts else _read_values(cells)
@@ -44,6 +50,15 @@ def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
         (number, dict(zip(names, values, strict=True)))
         for (number, _), values in zip(rows, _transpose(columns, len(rows)), strict=True)
     ]
+
+
+def explain_lack(names: Sequence[str], *, otherwise: str) -> str:
+    """Why no column of ``names`` is that of the paths, and what to do: the mark between them, the nearest name."""
+    found = ", ".join(names)
+    mark = next((word for mark, word in MARKS.items() if mark in found), None)
+    hint = f"write commas between columns, not {mark}." if mark else hint_at(PICTURE, names, otherwise=otherwise)
+    rename = "" if mark or hint == otherwise else f" Call it {PICTURE}."
+    return f"no {PICTURE}{f', but {found}' if found else ''}; {hint}{rename}"
 
 
 def _read_cells(path: Path) -> list[tuple[int, list[str]]]:
