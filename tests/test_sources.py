@@ -259,7 +259,7 @@ def test_two_pictures_whose_names_differ_by_their_ending_are_two_items(
 def test_a_picture_that_metadata_names_twice_is_refused_with_what_to_write(folder: Path) -> None:
     put(folder, "cat.png", png())
     put(folder, "metadata.csv", b"file_name,caption\ncat.png,a cat\ncat.png,a tom\n")
-    with pytest.raises(SourceError, match=r"names 'cat\.png' twice; give it one row with all captions"):
+    with pytest.raises(SourceError, match=r"row 3: names 'cat\.png' twice; .* as \[.*\] in a column captions"):
         imported(folder)
 
 

@@ -69,6 +69,26 @@ def test_a_line_break_in_quotes_is_part_of_a_caption(folder: Path) -> None:
     assert rows_of(folder)[0]["captions"] == ['a zebu,\n"big"']
 
 
+def test_a_json_list_in_a_plural_column_is_several_captions_or_labels(folder: Path) -> None:
+    report = take(
+        folder,
+        "file_name,captions,labels,caption",
+        'a.png,"[""a zebu"", ""a cow, brown""]","[""cattle"", null, 7]","[""one""]"',
+        "b.png,a cow,[],",
+    )
+    found = [(row["captions"], row["labels"]) for row in rows_of(folder)]
+    assert found == [(['["one"]', "a zebu", "a cow, brown"], ["cattle", "7"]), (["a cow"], [])]
+    assert report.remarks == []
+
+
+def test_a_list_that_is_no_json_is_one_text_and_told(folder: Path) -> None:
+    report = take(folder, "file_name,captions", "a.png,\"['a zebu', 'a cow']\"", "b.png,[sic] a cow", "c.png,a cow")
+    assert rows_of(folder)[0]["captions"] == ["['a zebu', 'a cow']"]
+    assert [text.split(";")[0] for text in report.remarks] == [
+        "metadata.csv: captions of 2 rows begin with [ and are no JSON list, so each is one text"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

@@ -23,6 +23,8 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = ("caption", "captions", "text")
 LABELS = ("label", "labels")
 TEXT_COLUMNS = ("id", PICTURE, "group", "split", *CAPTIONS, *LABELS)
+LIST_COLUMNS = ("captions", "labels")  # of a CSV, where a cell is text
+SEVERAL = """give it one row with all captions, as ["a zebu", "a cow"] in a column captions, or each row an id"""
 Row = dict[str, Any]
 
 
@@ -50,7 +52,7 @@ def read_listed(
     files: set[str] = set()
     unknown: Counter[str] = Counter()
     for path in metadata:
-        for place, row in _read_rows(path):
+        for place, row in _read_rows(path, log=log):
             name = _read_name(row, path, place=place, folder=folder)
             if not os.path.isfile(folder / name):
                 log.skipped.append(f"{name}: named in {path.name}, but not in the folder")
@@ -58,7 +60,7 @@ def read_listed(
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise SourceError(f"{path} names {name!r}, outside {folder}; move the picture below the folder.")
             if name in files and row.get("id") is None:
-                raise SourceError(f"{path} names {name!r} twice; give it one row with all captions, or each row an id.")
+                raise SourceError(f"{path}, {place}: names {name!r} twice; {SEVERAL}.")
             files.add(name)
             item = _build_item(name, row, splits=splits, seen=seen)
             unknown.update([repr(item.attributes["split"])] if "split" in item.attributes else [])
@@ -82,13 +84,16 @@ def _read_name(row: Row, path: Path, *, place: str, folder: Path) -> str:
     return name if above == "." else f"{above}/{name}"
 
 
-def _read_rows(path: Path) -> list[tuple[str, Row]]:
+def _read_rows(path: Path, *, log: ImportLog) -> list[tuple[str, Row]]:
     """Rows, each with the place where an editor or a spreadsheet shows it."""
     try:
         if path.suffix == ".jsonl":  # not by splitlines(), which cuts inside of texts
             lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
             return [(f"line {n}", _parse(line, n, path=path)) for n, line in lines if line.strip()]
-        rows = read_csv(path, texts=TEXT_COLUMNS) if path.suffix == ".csv" else _read_parquet(path)
+        if path.suffix == ".csv":
+            rows = read_csv(path, texts=TEXT_COLUMNS, lists=LIST_COLUMNS, log=log)
+        else:
+            rows = _read_parquet(path)
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
     except (ValueError, OSError) as error:

@@ -6,10 +6,13 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cbir.errors import SourceError, hint_at
+from cbir.sources.documents import parse_json
+from cbir.sources.log import ImportLog
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,99}")
 NUMBER = re.compile(
@@ -19,14 +22,17 @@ TRUTH = {"true": True, "false": False}
 QUOTE = "put a text with commas or line breaks in double quotes, and double a quote within it"
 PICTURE = "file_name"  # the column of paths
 MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that stand where commas should
+LIST = """so each is one text; write ["a zebu", "a cow"], with double quotes"""
 Row = dict[str, Any]
 
 
-def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
+def read_csv(path: Path, *, texts: Container[str], lists: Container[str], log: ImportLog) -> list[tuple[int, Row]]:
     """Rows by column, each with its number; a blank cell is None, a row of blank cells is none.
 
     A column is numbers, or true and false, where every cell that is not blank is one; else, and where its name is in
     ``texts``, it is text as written. 007 is no number: what a zero leads is an id, and would not come back as written.
+    A text of ``lists``, which are among them, may be a JSON list; ``log`` names what begins as one and is none, as
+    Python's own ['a', 'b'].
 
     Raises:
         SourceError: it is empty, has no column of paths or one twice, a quote that is not closed, or a row with more
@@ -46,6 +52,9 @@ def read_csv(path: Path, *, texts: Container[str]) -> list[tuple[int, Row]]:
         _read_texts(cells) if name in texts else _read_values(cells)
         for name, cells in zip(names, _transpose([cells for _, cells in rows], len(names)), strict=True)
     ]
+    for place, name in enumerate(names):
+        if name in lists:
+            columns[place] = _read_lists(columns[place], name=name, path=path, log=log)
     return [
         (number, dict(zip(names, values, strict=True)))
         for (number, _), values in zip(rows, _transpose(columns, len(rows)), strict=True)
@@ -94,6 +103,21 @@ def _transpose(lines: Sequence[Sequence[Any]], width: int) -> list[tuple[Any, ..
 
 def _read_texts(cells: Sequence[str]) -> list[Any]:
     return [cell if cell.strip() else None for cell in cells]
+
+
+def _read_lists(texts: Sequence[str | None], *, name: str, path: Path, log: ImportLog) -> list[Any]:
+    values = [_read_list(text) for text in texts]
+    faults = sum(isinstance(value, str) and value.startswith("[") for value in values)
+    if faults:
+        log.remarks.append(f"{path.name}: {name} of {faults} rows begin with [ and are no JSON list, {LIST}")
+    return values
+
+
+def _read_list(text: str | None) -> Any:
+    if text is not None and text.startswith("["):
+        with suppress(ValueError):
+            return parse_json(text)
+    return text
 
 
 def _read_values(cells: Sequence[str]) -> list[Any]:
