@@ -52,6 +52,15 @@ def test_a_second_part_adds_its_relative_captions_to_those_of_the_first(tmp_path
     assert changes_of(tmp_path) == [("a", "redder", "b"), ("c", "darker", "d")]
 
 
+def test_blank_and_repeated_captions_and_labels_are_none(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png")
+    row = {"file_name": "a.png", "captions": [" a zebu", "", "a zebu ", "&nbsp;", "\u200b"], "labels": ["  ", "x", "x"]}
+    put(tmp_path / "set", "metadata.jsonl", json.dumps(row).encode())
+    take(tmp_path / "set")
+    found = next(read_jsonl(tmp_path / "raw/mine/items.jsonl"))
+    assert (found["captions"], found["labels"]) == (["a zebu"], ["x"])
+
+
 def test_items_with_other_words_are_counted_as_changed(tmp_path: Path) -> None:
     for words in ("a zebu", "a cow"):
         put(tmp_path / "set", "a.png", png("red"))

@@ -19,6 +19,7 @@ from cbir.rows import name_column
 from cbir.sources.files import shorten
 from cbir.sources.log import ImportLog
 from cbir.sources.pictures import IMAGES, delete_unnamed
+from cbir.texts import clean_caption
 
 BUILT_IN = "openmoji"  # of which nobody took a picture out
 TAKE_AWAY = "`cbir-ops data remove {} IDS` takes them away"
@@ -208,17 +209,27 @@ def _is_unicode(value: RawItem | RelativeCaption) -> bool:
 
 
 def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
-    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has."""
+    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has.
+
+    Captions and labels are those that ``ingest`` takes: none that is blank, and each once.
+    """
     digest = hashlib.sha256(data).hexdigest()[:24]
     return replace(
         item,
         id=f"{name}/{item.id}",
+        captions=[text for text in _strip(item.captions) if clean_caption(text)],
+        labels=_strip(item.labels),
         group=f"{name}/{item.group}" if item.group else None,
         file_name=f"{IMAGES}/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
         attributes=json.loads(
             json.dumps(item.attributes | {FILE: item.file_name}, default=str), parse_constant=lambda _: None
         ),
     )
+
+
+def _strip(texts: Iterable[str]) -> list[str]:
+    """What is not blank, each once, in order."""
+    return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def _place(data: bytes, target: Path) -> bool:
