@@ -73,6 +73,16 @@ def test_coco_pictures_that_are_absent_or_there_twice_are_named(folder: Path) ->
     assert [text.split(":")[0] for text in report.skipped] == ["8.png"]
 
 
+def test_annotations_of_images_that_coco_does_not_list_are_told(folder: Path) -> None:
+    captions = [{"image_id": n, "caption": "a cat"} for n in (1, 2, 2, 9)]
+    document = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": captions}
+    put(folder, "captions.json", json.dumps(document).encode())
+    put(folder, "1.png", png())
+    report = import_source(str(folder), name="mine", raw=folder.parent / "raw")
+    told = "captions.json: annotations of 2 images that its list images lacks: 2, 9; not imported"
+    assert (report.added, report.skipped, report.remarks) == (1, [], [told])
+
+
 def test_coco_without_any_picture_is_refused(folder: Path) -> None:
     put_coco(folder)
     with pytest.raises(SourceError, match="None of the pictures"):
