@@ -115,3 +115,36 @@ def test_a_file_system_without_hard_links_is_imported_into_and_removed_from(
     remove_items("mine", ["a0"], raw=raw)
     assert imported(raw) == {"mine/a1", "mine/b0", "mine/b1"}
     assert sum(path.is_file() for path in (raw / "mine/images").rglob("*")) == 3
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that cannot be renamed into from without, as on a disk of its own."""
+    path, replace = tmp_path / "disk", os.replace
+    path.mkdir()
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).resolve().is_relative_to(path) != Path(target).resolve().is_relative_to(path):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return path
+
+
+@pytest.mark.parametrize("target", ["mine/raw", "new", "."], ids=["a folder", "none yet", "the top"])
+def test_a_raw_folder_that_is_a_link_to_another_disk_is_imported_into_and_removed_from(
+    disk: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
+    (disk / "mine/raw").mkdir(parents=True)
+    raw = tmp_path / "data/raw"
+    raw.parent.mkdir()
+    raw.symlink_to(disk / target)
+    for name in "ab":
+        import_source(str(make_folder(tmp_path / name, names=[f"{name}0"])), name="mine", raw=raw)
+    remove_items("mine", ["a0"], raw=raw)
+    assert imported(raw) == {"mine/b0"}
+    remove_items("mine", raw=raw)
+    assert not (raw / "mine/items.jsonl").exists()
+    assert [path for path in tmp_path.rglob(".import") if path.is_dir()] == []

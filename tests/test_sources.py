@@ -73,6 +73,16 @@ def test_coco_pictures_that_are_absent_or_there_twice_are_named(folder: Path) ->
     assert [text.split(":")[0] for text in report.skipped] == ["8.png"]
 
 
+def test_annotations_of_images_that_coco_does_not_list_are_told(folder: Path) -> None:
+    captions = [{"image_id": n, "caption": "a cat"} for n in (1, 2, 2, 9)]
+    document = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": captions}
+    put(folder, "captions.json", json.dumps(document).encode())
+    put(folder, "1.png", png())
+    report = import_source(str(folder), name="mine", raw=folder.parent / "raw")
+    told = "captions.json: annotations of 2 images that its list images lacks: 2, 9; not imported"
+    assert (report.added, report.skipped, report.remarks) == (1, [], [told])
+
+
 def test_coco_without_any_picture_is_refused(folder: Path) -> None:
     put_coco(folder)
     with pytest.raises(SourceError, match="None of the pictures"):
@@ -163,10 +173,11 @@ def test_a_key_in_two_shards_is_refused(folder: Path) -> None:
     [
         ("[1]", "no JSON object"),
         ("{x", "line 1: no JSON"),
-        ('{"caption": "x"}', "file_name"),
+        ('{"caption": "x"}', "line 1: no file_name, but caption; give it, as a path below"),
+        ('{"File_name": "a.png"}', r"line 1: no file_name, but File_name; did you mean File_name\?"),
         ('{"file_name": "../out.png"}', "outside"),
     ],
-    ids=["a list", "no json", "no file_name", "outside the folder"],
+    ids=["a list", "no json", "no file_name", "a near name", "outside the folder"],
 )
 def test_malformed_metadata_is_refused(folder: Path, line: str, reason: str) -> None:
     put(folder.parent, "out.png", png())
@@ -258,7 +269,7 @@ def test_two_pictures_whose_names_differ_by_their_ending_are_two_items(
 def test_a_picture_that_metadata_names_twice_is_refused_with_what_to_write(folder: Path) -> None:
     put(folder, "cat.png", png())
     put(folder, "metadata.csv", b"file_name,caption\ncat.png,a cat\ncat.png,a tom\n")
-    with pytest.raises(SourceError, match=r"names 'cat\.png' twice; give it one row with all captions"):
+    with pytest.raises(SourceError, match=r"row 3: names 'cat\.png' twice; .* as \[.*\] in a column captions"):
         imported(folder)
 
 

@@ -52,6 +52,36 @@ def test_a_second_part_adds_its_relative_captions_to_those_of_the_first(tmp_path
     assert changes_of(tmp_path) == [("a", "redder", "b"), ("c", "darker", "d")]
 
 
+def test_blank_and_repeated_captions_and_labels_are_none(tmp_path: Path) -> None:
+    put(tmp_path / "set", "a.png")
+    row = {"file_name": "a.png", "captions": [" a zebu", "", "a zebu ", "&nbsp;", "\u200b"], "labels": ["  ", "x", "x"]}
+    put(tmp_path / "set", "metadata.jsonl", json.dumps(row).encode())
+    take(tmp_path / "set")
+    found = next(read_jsonl(tmp_path / "raw/mine/items.jsonl"))
+    assert (found["captions"], found["labels"]) == (["a zebu"], ["x"])
+
+
+def test_items_with_other_words_are_counted_as_changed(tmp_path: Path) -> None:
+    for words in ("a zebu", "a cow"):
+        put(tmp_path / "set", "a.png", png("red"))
+        put(tmp_path / "set", "a.txt", words.encode())
+        put(tmp_path / "set", "b.png", png("blue"))
+        report = take(tmp_path / "set")
+    assert report.summary == "mine: 0 added, 1 changed, 1 unchanged, 0 left out"
+    assert take(tmp_path / "set").summary == "mine: 0 added, 2 unchanged, 0 left out"
+
+
+def test_items_that_the_source_has_no_more_are_kept_and_told(tmp_path: Path) -> None:
+    for name in "abc":
+        put(tmp_path / "set", f"{name}.png", png("red"))
+    assert take(tmp_path / "set").remarks == []
+    for name in "ab":
+        (tmp_path / "set" / f"{name}.png").unlink()
+    told = "2 items are not in the source, and kept: a, b; `cbir-ops data remove mine IDS` takes them away"
+    report = take(tmp_path / "set")
+    assert (report.unchanged, report.remarks) == (3, [told])
+
+
 def test_the_same_again_leaves_every_file_as_it_was(tmp_path: Path) -> None:
     source = put_part(tmp_path / "set", ("a", "redder", "b"))
     take(source)
@@ -238,7 +268,7 @@ def test_of_a_picture_that_changed_the_old_file_goes(tmp_path: Path) -> None:
     take(tmp_path / "set")
     put(tmp_path / "set", "a.png", png("blue"))
     report = take(tmp_path / "set")
-    assert (report.added, report.unchanged, report.deleted) == (1, 1, 1)
+    assert (report.added, report.changed, report.unchanged, report.deleted) == (0, 1, 1, 1)
     assert report.summary.endswith("; 1 files deleted that no item has")
     named = {row["file_name"] for row in read_jsonl(tmp_path / "raw/mine/items.jsonl")}
     assert set(files_of(tmp_path / "raw")) == named | {name.rpartition("/")[0] for name in named}

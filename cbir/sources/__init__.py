@@ -11,7 +11,7 @@ from pathlib import Path
 from cbir.errors import SourceError
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, exchange_folder
 from cbir.sources import coco, folders, openmoji, triplets, webdataset
-from cbir.sources.exchange import PATIENCE, link_or_copy, lock_imports, restore
+from cbir.sources.exchange import PATIENCE, find_staging, link_or_copy, lock_imports, restore
 from cbir.sources.files import name_unread
 from cbir.sources.log import ImportLog
 from cbir.sources.merge import ImportReport, merge_source
@@ -29,15 +29,15 @@ def import_source(source: str, *, name: str | None, raw: Path, patience: float =
     Raises:
         SourceError: the source is missing, empty or malformed, or another import did not end in time.
     """
-    name = _choose_name(source, name)
-    if Path(source).resolve().is_relative_to(raw.resolve()):
+    name, raw = _choose_name(source, name), raw.resolve()
+    if Path(source).resolve().is_relative_to(raw):
         raise SourceError(f"{source} is where imported pictures lie; give the folder that they came from.")
     with lock_imports(raw, patience=patience):
         return _import_alone(source, name=name, raw=raw)
 
 
 def _import_alone(source: str, *, name: str, raw: Path) -> ImportReport:
-    partial_root = raw.parent / ".import"
+    partial_root = find_staging(raw)
     partial, final = partial_root / "new" / name, raw / name
     partial.mkdir(parents=True)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from cbir.errors import SourceError
 from cbir.records import RawItem
 from cbir.sources.documents import parse_json
-from cbir.sources.files import list_files, name_item, read_file
+from cbir.sources.files import list_files, name_item, read_file, shorten
 from cbir.sources.log import ImportLog
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
@@ -32,7 +32,7 @@ def read_items(folder: Path, annotations: list[Path], *, log: ImportLog) -> Iter
     """
     pictures = _list_pictures(folder, log=log)
     found = False
-    for item in _gather(annotations):
+    for item in _gather(annotations, log=log):
         path = _find_picture(folder, item.file_name, pictures)
         if path is None:
             log.skipped.append(f"{item.file_name}: named in the annotations, but not in the folder, or there twice")
@@ -65,7 +65,7 @@ def _load(path: Path) -> Entry:
     return document
 
 
-def _gather(paths: list[Path]) -> list[RawItem]:
+def _gather(paths: list[Path], *, log: ImportLog) -> list[RawItem]:
     """Items in the order in which the files first name their pictures."""
     items: dict[str, RawItem] = {}  # by their file's name
     for path in paths:
@@ -74,6 +74,7 @@ def _gather(paths: list[Path]) -> list[RawItem]:
             for item in _read_karpathy(document) if _is_karpathy(document) else _read_coco(document):
                 name = item.file_name
                 items[name] = _merge(items[name], item) if name in items else item
+            log.remarks.extend(_name_unlisted(document, path))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SourceError(f"{path} is not COCO or Karpathy JSON: {error!r} is missing or malformed.") from None
     named: dict[str, RawItem] = {}
@@ -115,6 +116,16 @@ def _read_coco(document: Entry) -> Iterator[RawItem]:
             captions=captions.get(image["id"], []),
             labels=sorted(labels.get(image["id"], ())),
         )
+
+
+def _name_unlisted(document: Entry, path: Path) -> Iterator[str]:
+    """Images that have annotations, and no place in the list that gives their files."""
+    listed = {image.get("id") for image in document["images"]}
+    annotated = dict.fromkeys(annotation.get("image_id") for annotation in document.get("annotations", []))
+    lost = [str(image) for image in annotated if image not in listed]
+    if lost:
+        shown = shorten(lost)
+        yield f"{path.name}: annotations of {len(lost)} images that its list images lacks: {shown}; not imported"
 
 
 def _find_category(annotation: Entry, names: Mapping[Any, Entry]) -> Entry:

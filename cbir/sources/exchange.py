@@ -31,9 +31,19 @@ def lock_imports(raw: Path, *, patience: float = PATIENCE) -> Iterator[None]:
     def on_wait() -> None:
         print(f"waiting for another import into {raw}, or what reads it, to end", file=sys.stderr)
 
-    with hold_lock(raw.parent / ".import.lock", busy=busy, patience=patience, on_wait=on_wait):
-        restore(raw.parent / ".import", raw=raw)
+    staging = find_staging(raw)
+    with hold_lock(staging.with_name(".import.lock"), busy=busy, patience=patience, on_wait=on_wait):
+        restore(staging, raw=raw)
         yield
+
+
+def find_staging(raw: Path) -> Path:
+    """Where a source is put together before it is renamed into ``raw``: on the disk where that lies, also by a link.
+
+    Beside ``raw``; within, where that is the top of a disk, for no rename leads from one disk to another.
+    """
+    place = raw.resolve()
+    return (place if os.path.ismount(place) else place.parent) / ".import"
 
 
 def restore(partial_root: Path, *, raw: Path) -> None:

@@ -37,7 +37,7 @@ def list_files(folder: Path, *, log: ImportLog) -> list[Path]:
             (hidden if _is_hidden(name) else files).append(Path(place, name))
     unseen = [path.name for path in hidden if path.is_dir() or path.suffix.lower() in PICTURES]
     if unseen:
-        log.remarks.append(f"{_shorten(unseen)}: hidden, and not looked at")
+        log.remarks.append(f"{shorten(unseen)}: hidden, and not looked at")
     foreign = [path for path in files if path.suffix.lower() in FOREIGN]
     log.skipped.extend(f"{path.relative_to(folder)}: convert it to PNG or JPEG" for path in foreign)
     return sorted(files)
@@ -47,7 +47,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _shorten(names: Sequence[str]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """The first of ``names``, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
@@ -76,5 +76,5 @@ def name_unread(folder: Path, *, read: Sequence[Path], log: ImportLog) -> None:
     beside = sorted([*folder.glob("*.*"), *folder.glob("annotations/*.*")])
     left = [path for path in beside if path.suffix.lower() in LISTS and path not in read]
     if left:
-        shown = _shorten([path.relative_to(folder).as_posix() for path in left])
+        shown = shorten([path.relative_to(folder).as_posix() for path in left])
         log.remarks.append(f"{shown}: not read, for no layout of docs/data.md is written so")

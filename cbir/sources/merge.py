@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from cbir.progress import follow
 from cbir.raw_lists import read_list
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, write_jsonl
 from cbir.rows import name_column
+from cbir.sources.files import shorten
 from cbir.sources.log import ImportLog
 from cbir.sources.pictures import IMAGES, delete_unnamed
+from cbir.texts import clean_caption
 
+BUILT_IN = "openmoji"  # of which nobody took a picture out
+TAKE_AWAY = "`cbir-ops data remove {} IDS` takes them away"
 FILE = "file"  # attribute: what a picture's file is called in the source
 NESTED = "lists or objects"
 TAKEN = "not imported, for the file's name is called so; rename the column"
@@ -30,12 +35,13 @@ Row = dict[str, Any]
 class ImportReport:
     """What an import did: items and relative captions added, items already there, and what its log says.
 
-    ``restored``: pictures that were lost or damaged since an earlier import, and are whole again. ``deleted``: files
-    that no item has any more.
+    ``changed``: items that were there with another picture or other words. ``restored``: pictures that were lost or
+    damaged since an earlier import, and are whole again. ``deleted``: files that no item has any more.
     """
 
     name: str
     added: int
+    changed: int
     unchanged: int
     skipped: list[str]
     remarks: list[str]
@@ -46,7 +52,8 @@ class ImportReport:
     @property
     def summary(self) -> str:
         """One line of counts."""
-        counts = f"{self.name}: {self.added} added, {self.unchanged} unchanged, {len(self.skipped)} left out"
+        changed = f", {self.changed} changed" if self.changed else ""
+        counts = f"{self.name}: {self.added} added{changed}, {self.unchanged} unchanged, {len(self.skipped)} left out"
         counts += f"; {self.relative} relative captions added" if self.relative else ""
         counts += f"; {self.restored} lost or damaged pictures put back" if self.restored else ""
         return counts + (f"; {self.deleted} files deleted that no item has" if self.deleted else "")
@@ -73,7 +80,7 @@ def merge_source(
     whole = len(log.skipped) == told
     pairs = {_key(row): row for row in _read_earlier(folder / RAW_RELATIVE, RelativeCaption, log=log)}
     pairs_before = len(pairs)
-    added, restored = _add_items(rows, found, name=name, folder=folder, log=log)
+    count = _add_items(rows, found, name=name, folder=folder, log=log)
     if not rows:
         first = "".join(f"; the first: {text}" for text in [*log.skipped, *log.remarks][:1])
         raise SourceError(f"There is no picture that can be imported{first}; see the layouts in docs/data.md.")
@@ -84,12 +91,13 @@ def merge_source(
     deleted = delete_unnamed(folder, named=(row["file_name"] for row in rows.values())) if whole else 0
     return ImportReport(
         name=name,
-        added=added,
-        unchanged=len(rows) - added,
+        added=count["added"],
+        changed=count["changed"],
+        unchanged=len(rows) - count["added"] - count["changed"],
         skipped=_make_printable(log.skipped),
         remarks=_make_printable(log.remarks),
         relative=len(pairs) - pairs_before,
-        restored=restored,
+        restored=count["restored"],
         deleted=deleted,
     )
 
@@ -116,9 +124,10 @@ def _key(row: Row) -> tuple[str, str, str]:
 
 def _add_items(
     rows: dict[str, Row], found: Iterable[tuple[RawItem, bytes]], *, name: str, folder: Path, log: ImportLog
-) -> tuple[int, int]:
-    """How many rows are new or changed, and how many files of others had to be written again."""
-    added = restored = 0
+) -> Counter[str]:
+    """How many rows were added or changed, and of how many others the file had to be written again: restored."""
+    count: Counter[str] = Counter()
+    absent = dict.fromkeys(rows)
     hidden: dict[str, None] = {}
     infinite: dict[str, list[str]] = {}
     for item, data in follow(found, description=f"import {name}"):
@@ -132,20 +141,25 @@ def _add_items(
             infinite.setdefault(key, []).append(item.file_name)
         row = asdict(_describe(item, data, name=name))
         wrote = _place(data, folder / row["file_name"])
-        before = rows.get(row["id"], row)
-        was, now = (one["attributes"].get(FILE) for one in (before, row))
+        before = rows.get(row["id"])
+        was, now = (one["attributes"].get(FILE) for one in (before or row, row))
         if was and was != now:
             log.remarks.append(
                 f"{row['id']}: was {was} and is {now} from now on; name items by an id in metadata to keep them"
             )
-        new = rows.get(row["id"]) != row
-        added += new
-        restored += wrote and not new
+        if before != row:
+            count["changed" if before else "added"] += 1
+        elif wrote:
+            count["restored"] += 1
         rows[row["id"]] = row
+        absent.pop(row["id"], None)
+    if absent and name != BUILT_IN:
+        ids = shorten([id_.removeprefix(f"{name}/") for id_ in absent])
+        log.remarks.append(f"{len(absent)} items are not in the source, and kept: {ids}; {TAKE_AWAY.format(name)}")
     log.remarks.extend(_name_mixed(rows.values()))
     log.remarks.extend(f"attribute {key!r}: infinite in {_count(files)}, {INFINITE}" for key, files in infinite.items())
     log.remarks.extend(f"attribute {key!r}: {TAKEN if key == FILE else HIDDEN}" for key in hidden)
-    return added, restored
+    return count
 
 
 def _name_mixed(rows: Iterable[Row]) -> Iterator[str]:
@@ -195,17 +209,27 @@ def _is_unicode(value: RawItem | RelativeCaption) -> bool:
 
 
 def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
-    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has."""
+    """The item as it lies in the raw folder: its file named by a hash of its bytes, its attributes what JSON has.
+
+    Captions and labels are those that ``ingest`` takes: none that is blank, and each once.
+    """
     digest = hashlib.sha256(data).hexdigest()[:24]
     return replace(
         item,
         id=f"{name}/{item.id}",
+        captions=[text for text in _strip(item.captions) if clean_caption(text)],
+        labels=_strip(item.labels),
         group=f"{name}/{item.group}" if item.group else None,
         file_name=f"{IMAGES}/{digest[:2]}/{digest}{Path(item.file_name).suffix.lower()}",
         attributes=json.loads(
             json.dumps(item.attributes | {FILE: item.file_name}, default=str), parse_constant=lambda _: None
         ),
     )
+
+
+def _strip(texts: Iterable[str]) -> list[str]:
+    """What is not blank, each once, in order."""
+    return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def _place(data: bytes, target: Path) -> bool:

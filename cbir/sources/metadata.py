@@ -17,11 +17,14 @@ from cbir.sources.documents import parse_json
 from cbir.sources.files import name_item, read_file
 from cbir.sources.log import ImportLog
 from cbir.sources.splits import NAMES, name_split
+from cbir.sources.spreadsheet import PICTURE, explain_lack, read_csv
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = ("caption", "captions", "text")
 LABELS = ("label", "labels")
-TEXT_COLUMNS = ("id", "file_name", "group", "split", *CAPTIONS, *LABELS)
+TEXT_COLUMNS = ("id", PICTURE, "group", "split", *CAPTIONS, *LABELS)
+LIST_COLUMNS = ("captions", "labels")  # of a CSV, where a cell is text
+SEVERAL = """give it one row with all captions, as ["a zebu", "a cow"] in a column captions, or each row an id"""
 Row = dict[str, Any]
 
 
@@ -49,15 +52,15 @@ def read_listed(
     files: set[str] = set()
     unknown: Counter[str] = Counter()
     for path in metadata:
-        for number, row in enumerate(_read_rows(path), start=1):
-            name = _read_name(row, path, number=number, folder=folder)
+        for place, row in _read_rows(path, log=log):
+            name = _read_name(row, path, place=place, folder=folder)
             if not os.path.isfile(folder / name):
                 log.skipped.append(f"{name}: named in {path.name}, but not in the folder")
                 continue
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
                 raise SourceError(f"{path} names {name!r}, outside {folder}; move the picture below the folder.")
             if name in files and row.get("id") is None:
-                raise SourceError(f"{path} names {name!r} twice; give it one row with all captions, or each row an id.")
+                raise SourceError(f"{path}, {place}: names {name!r} twice; {SEVERAL}.")
             files.add(name)
             item = _build_item(name, row, splits=splits, seen=seen)
             unknown.update([repr(item.attributes["split"])] if "split" in item.attributes else [])
@@ -71,27 +74,37 @@ def read_listed(
         log.remarks.append(f"split {value} of {rows} rows: kept as an attribute, for no split is named so; use {known}")
 
 
-def _read_name(row: Row, path: Path, *, number: int, folder: Path) -> str:
+def _read_name(row: Row, path: Path, *, place: str, folder: Path) -> str:
     """Take the picture's path out of the row, relative to ``folder``."""
-    name = row.pop("file_name", None)
+    name = row.pop(PICTURE, None)
     if not isinstance(name, str):
-        raise SourceError(f"{path}, row {number}: no file_name; give it, as a path below {path.parent}.")
+        otherwise = f"give it, as a path below {path.parent}."
+        raise SourceError(f"{path}, {place}: {explain_lack(list(row), otherwise=otherwise)}")
     above = path.parent.relative_to(folder).as_posix()
     return name if above == "." else f"{above}/{name}"
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path, *, log: ImportLog) -> list[tuple[str, Row]]:
+    """Rows, each with the place where an editor or a spreadsheet shows it."""
     try:
         if path.suffix == ".jsonl":  # not by splitlines(), which cuts inside of texts
             lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1)
-            return [_parse(line, n, path=path) for n, line in lines if line.strip()]
-        frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+            return [(f"line {n}", _parse(line, n, path=path)) for n, line in lines if line.strip()]
+        if path.suffix == ".csv":
+            rows = read_csv(path, texts=TEXT_COLUMNS, lists=LIST_COLUMNS, log=log)
+        else:
+            rows = _read_parquet(path)
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`.") from None
     except (ValueError, OSError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from None
+    return [(f"row {n}", row) for n, row in rows]
+
+
+def _read_parquet(path: Path) -> list[tuple[int, Row]]:
+    frame = pd.read_parquet(path)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in record.items()} for record in records]
+    return [(n, {str(key): value for key, value in record.items()}) for n, record in enumerate(records, 1)]
 
 
 def _parse(line: str, number: int, *, path: Path) -> Row:
@@ -102,11 +115,6 @@ def _parse(line: str, number: int, *, path: Path) -> Row:
     if not isinstance(row, dict):
         raise SourceError(f"{path}, line {number}: no JSON object: {line!r:.60}.")
     return row
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Ids such as 007 and captions such as "None" stay text; only an empty cell is missing."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
 
 
 def _build_item(name: str, row: Row, *, splits: dict[str, str | None], seen: Container[str]) -> RawItem:

@@ -13,7 +13,7 @@ from typing import Any
 from cbir.errors import SourceError, hint_at
 from cbir.raw_lists import read_list
 from cbir.records import RAW_ITEMS, RAW_RELATIVE, RawItem, RelativeCaption, exchange_folder
-from cbir.sources.exchange import PATIENCE, link_or_copy, lock_imports, restore
+from cbir.sources.exchange import PATIENCE, find_staging, link_or_copy, lock_imports, restore
 from cbir.sources.pictures import delete_unnamed
 
 SHOWN = 5
@@ -40,6 +40,7 @@ def remove_items(
     Raises:
         SourceError: there is no such source or item, or a line is no JSON object; nothing was removed.
     """
+    raw = raw.resolve()
     folder = raw / name
     with lock_imports(raw, patience=patience):
         if not (folder / RAW_ITEMS).is_file() or folder.parent != raw:
@@ -95,7 +96,7 @@ def _write(
     folder: Path, items: list[bytes], relative: list[bytes], *, named: list[str], gone: list[str], raw: Path
 ) -> None:
     """Write the source beside, without what goes, and let it take the place of the one that is there."""
-    partial_root = raw.parent / ".import"
+    partial_root = find_staging(raw)
     partial, aside = partial_root / "new" / folder.name, partial_root / "gone" / folder.name
     try:
         if not items:
