@@ -147,7 +147,9 @@ def test_what_was_imported_is_no_source_to_import(catalogue: Path, tmp_path: Pat
             import_source(str(source), name="again", raw=raw)
 
 
-@pytest.mark.parametrize(("line", "said"), [("{nope}", "line 3: no JSON"), ('{"caption": "x"}', "line 3: no file_name")])
+@pytest.mark.parametrize(
+    ("line", "said"), [("{nope}", "line 3: no JSON"), ('{"caption": "x"}', "line 3: no file_name")]
+)
 def test_a_mistake_in_metadata_is_told_with_its_place(catalogue: Path, tmp_path: Path, line: str, said: str) -> None:
     first = (catalogue / "metadata.jsonl").read_text().splitlines()[0]
     (catalogue / "metadata.jsonl").write_text(f"{first}\n\n{line}\n")
