@@ -14,6 +14,7 @@ from cbir.fusion import Evidence, Fusion
 
 WITHIN_RIDGE = 0.1  # of the covariance that is whitened by, as a share of its mean variance
 MATES_WEIGHT = 0.05  # of what near duplicates and variants differ in, beside what changes do
+NOTHING = 1e-6  # of the greatest singular value
 PRIOR_PAIRS = 30  # of near duplicates or variants, that the covariance of all pictures stands for
 
 
@@ -87,18 +88,23 @@ def whiten_appearance(fusion: Fusion, image_NE: torch.Tensor, *, mate_P2: np.nda
 
 
 def find_directions(row_NF: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The at most ``most`` directions in which rows vary most, (K, F), and their singular values (K,), greatest first.
+    """The at most ``most`` directions in which rows vary, (K, F), and their singular values (K,), greatest first.
 
-    By the eigenvectors of the Gram matrix, in double precision: of a tall matrix that is several times as fast as its
-    singular value decomposition.
+    By the eigenvectors of the smaller Gram matrix, in double precision, which takes a fraction of what a singular value
+    decomposition does. A direction in which nothing varies is none.
     """
     wide_NF = row_NF.astype(np.float64)
-    last = wide_NF.shape[1] - 1
-    kept = min(most, *wide_NF.shape)
+    tall = wide_NF.shape[0] > wide_NF.shape[1]
+    gram = wide_NF.T @ wide_NF if tall else wide_NF @ wide_NF.T
+    kept = min(most, len(gram))
     if not kept:
         return np.zeros((0, wide_NF.shape[1])), np.zeros(0)
-    square_K, direction_FK = scipy.linalg.eigh(wide_NF.T @ wide_NF, subset_by_index=[last - kept + 1, last])
-    return direction_FK.T[::-1], np.sqrt(np.maximum(square_K[::-1], 0))
+    square_K, turn_K = scipy.linalg.eigh(gram, subset_by_index=[len(gram) - kept, len(gram) - 1])
+    strength_K = np.sqrt(np.maximum(square_K, 0))
+    sure_K = strength_K > NOTHING * strength_K.max(initial=0)
+    turn_K, strength_K = turn_K[:, sure_K], strength_K[sure_K]
+    direction_FK = turn_K if tall else wide_NF.T @ turn_K / strength_K
+    return direction_FK.T[::-1], strength_K[::-1]
 
 
 def _find_directions(row_NF: torch.Tensor, *, most: int) -> torch.Tensor:

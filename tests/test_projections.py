@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SHAPES
@@ -109,13 +110,17 @@ def test_words_rank_pictures_as_if_pictures_had_no_appearance() -> None:
     assert torch.allclose(looked, plain * length / (length**2 + 0.7**2) ** 0.5, atol=1e-5)
 
 
-def test_directions_are_those_of_the_singular_value_decomposition() -> None:
-    rows_NF = np.random.default_rng(0).normal(size=(40, 9)) * np.arange(1, 10)
+@pytest.mark.parametrize("rows", [40, 6])
+def test_directions_are_those_of_the_singular_value_decomposition(rows: int) -> None:
+    rows_NF = np.random.default_rng(0).normal(size=(rows, 9)) * np.arange(1, 10)
     directions_KF, strength_K = find_directions(rows_NF, most=4)
     _, strength, directions = np.linalg.svd(rows_NF, full_matrices=False)
     np.testing.assert_allclose(strength_K, strength[:4])
     np.testing.assert_allclose(np.abs(np.sum(directions_KF * directions[:4], axis=1)), 1)
 
 
-def test_of_fewer_rows_than_directions_there_are_as_many_as_rows() -> None:
+def test_there_are_as_many_directions_as_rows_vary_in() -> None:
     assert find_directions(np.eye(3, 8), most=5)[0].shape == (3, 8)
+    assert find_directions(np.eye(3, 8).repeat(4, axis=0), most=5)[0].shape == (3, 8)
+    assert find_directions(np.zeros((3, 8)), most=5)[0].shape == (0, 8)
+    assert find_directions(np.zeros((0, 8)), most=5)[0].shape == (0, 8)
