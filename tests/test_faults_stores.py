@@ -17,6 +17,8 @@ from test_faults_kills import victim as victim
 
 from cbir.search import Searcher
 
+DISK = 4 * 2**20  # bytes
+
 
 def ask(workspace: Path) -> list[tuple[str, float]]:
     hits = Searcher.open(workspace).query(text="a red square", image=None, k=50)
@@ -41,12 +43,12 @@ def test_a_file_that_cannot_be_written_whole_leaves_search_as_it_was_and_a_rerun
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
+    """A file system that holds a few small releases, with the code that each carries."""
     folder = tmp_path / "small"
     folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], capture_output=True)
     if done.returncode != 0:
         pytest.skip(f"mount is not allowed here: {done.stderr.decode().strip()}")
     yield folder
@@ -63,7 +65,7 @@ def test_a_full_disk_leaves_search_as_it_was_and_a_rerun_with_room_finishes(
     subprocess.run(["cp", "-a", f"{place}/.", str(small_disk)], check=True)
     place.rename(course.workspace / f"{store}.moved")
     place.symlink_to(small_disk)
-    (small_disk / "ballast").write_bytes(b"0" * (2 * 2**20 - 4096 - used(small_disk)))
+    (small_disk / "ballast").write_bytes(b"0" * (DISK - 4096 - used(small_disk)))
     before = ask(course.workspace)
     revision = course.prepare(step)
     answer = victim.take(step, revision)
