@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cbir.answers import FUSED, KEY_FIGURES, find_fused
 from cbir.errors import ReleaseError
 from cbir.images import decode_png, make_thumbnail
-from cbir.records import iterate_items, read_json, read_table
+from cbir.records import read_json, read_table, select_items
 from cbir.registry import Registry, Release, flatten_metrics
 from cbir.registry.history import stack_champions
 from cbir.statistics import compare_systems
@@ -23,7 +21,6 @@ from cbir.statistics import compare_systems
 WORSE = 12  # queries that are shown
 SCORES = ["metric", "query", "cluster", "before", "after"]
 THUMBNAIL = 128
-BLOCK = 256  # items whose pictures are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,10 +224,8 @@ def _read_scores(registry: Registry, release: Release, champion: Release | None,
 def _show_queries(worse: pd.DataFrame, *, ingested: Path) -> list[WorseQuery]:
     if worse.empty:
         return []
-    asked = pa.array(worse["query"], pa.string())
-    blocks = iterate_items(ingested, columns=["id", "image", "original_captions"], rows=BLOCK)
-    found = (block.filter(pc.is_in(block["id"], asked)).to_pylist() for block in blocks)
-    items = {item["id"]: item for part in found for item in part}
+    found = select_items(ingested, worse["query"].to_list(), columns=["id", "image", "original_captions"])
+    items = {item["id"]: item for part in found for item in part.to_pylist()}
     shown = []
     for metric, query, before, after in worse[["metric", "query", "before", "after"]].itertuples(index=False):
         item = items.get(query)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,15 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from cbir.errors import SourceError
-from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_item
+from cbir.ingest import TAKEN, UNREADABLE, describe_item, iterate_raw, read_ahead
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams
 from cbir.progress import follow
-from cbir.records import ITEM_SCHEMA, RAW_ITEMS, write_table
+from cbir.records import BLOCK, ITEM_SCHEMA, RAW_ITEMS, write_table
 from cbir.rows import Marks, hash_row, mark_item
 
 MOST_UNREADABLE = 0.2  # of the files
-BLOCK = 256  # items whose pictures are in memory at once
 Row = dict[str, Any]
 Entry = tuple[Path, Row]  # the folder of a source, and an item as it lists it
 
@@ -136,7 +133,7 @@ def _write_fresh(
 ) -> None:
     """Read the items, put each where it belongs in ``changes``, and write those that can be used."""
     taken = set(changes.unchanged)
-    rows = follow(_read_items(entries, params=params), total=len(entries), description="read")
+    rows = follow(read_ahead(entries, params=params), total=len(entries), description="read")
     used = (
         row
         for entry, row in zip(entries, rows, strict=True)
@@ -146,12 +143,6 @@ def _write_fresh(
     while block := list(islice(used, BLOCK)):
         write_table(fresh / f"items-{shard:05d}.parquet", pa.Table.from_pylist(block, schema=ITEM_SCHEMA))
         shard += 1
-
-
-def _read_items(entries: list[Entry], *, params: IngestParams) -> Iterator[Row]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(entries), BLOCK):  # all at once would run ahead of what is written
-            yield from pool.map(lambda entry: read_item(*entry, params=params), entries[start : start + BLOCK])
 
 
 def _sort_item(entry: Entry, row: Row, changes: Changes, *, marks: dict[str, Marks], taken: set[str]) -> bool:

@@ -23,10 +23,9 @@ from cbir.gate.evidence import Pair
 from cbir.golden import read_golden
 from cbir.query_sets import measure_encoder, measure_golden
 from cbir.ranks import score_vectors
-from cbir.records import count_blocks, iterate_items, read_items, read_table, write_table
+from cbir.records import BLOCK, count_blocks, iterate_items, read_items, read_table, select_items, write_table
 from cbir.slices import slice_items
 
-BATCH = 256
 HELD_OUT = "test"
 SLICED = ("label", "has_caption")
 SCORES_SCHEMA = pa.schema(
@@ -102,7 +101,8 @@ def hold_contest(
     where = where.loc[items["id"].to_pylist()]
     where_N, cluster_N = where["split"].to_numpy(), where["cluster"].to_numpy()
     fresh = find_fresh(items, where_N, learnt=learnt, distance=distance)
-    asked = _read_pictures(field.ingested, items["id"].take(fresh))
+    columns = ["id", "image", "captions", "labels", "sha256"]
+    asked = pa.concat_tables(select_items(field.ingested, items["id"].take(fresh).to_pylist(), columns=columns))
     answers: list[list[Answers]] = []
     golden: list[float] = []
     for one in (champion, challenger):
@@ -115,12 +115,6 @@ def hold_contest(
     }
     parts = list_parts(asked)
     return pa.Table.from_pylist(list(_pair_up(*answers, metrics=metrics, parts=parts)), schema=SCORES_SCHEMA), facts
-
-
-def _read_pictures(ingested: Path, ids: pa.ChunkedArray) -> pa.Table:
-    """The items with these ids; of the others no more than one shard's pictures are in memory at once."""
-    blocks = iterate_items(ingested, columns=["id", "image", "captions", "labels", "sha256"], rows=BATCH)
-    return pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
 
 
 def _answer(one: Contestant, items: pa.Table, *, cluster_F: np.ndarray, field: Field) -> list[Answers]:
@@ -175,8 +169,8 @@ def _score_golden(one: Contestant, *, ids: list[str], field: Field) -> list[floa
         return []
     encoder = one.encoder
     blocks = iterate_features(
-        iterate_items(field.ingested, columns=["image", "captions", "sha256"], rows=BATCH),
-        count=count_blocks(field.ingested, rows=BATCH),
+        iterate_items(field.ingested, columns=["image", "captions", "sha256"], rows=BLOCK),
+        count=count_blocks(field.ingested, rows=BLOCK),
         towers_folder=one.folder,
         cache=field.cache,
         towers=encoder.towers,

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from cbir.copies import ASKED, is_bare, load_copies
 from cbir.encoder import Features
 from cbir.errors import SplitError
-from cbir.features import BLOCK, CACHE, first_captions, load_features, select_rows
-from cbir.records import iterate_items, read_relative, read_table
+from cbir.features import CACHE, first_captions, load_features, select_rows
+from cbir.records import read_relative, read_table, select_items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,8 @@ def load_gallery(
     """
     table = read_table(split / "split.parquet", made_by="split")
     cluster = dict(zip(table["id"].to_pylist(), table["cluster"].to_pylist(), strict=True))
-    ids = table.filter(pc.equal(table["split"], part))["id"]
-    columns = ["id", "image", "captions", "labels", "sha256"]
-    blocks = iterate_items(ingested, columns=columns, rows=BLOCK)  # all pictures of a catalogue need not fit in memory
-    items = pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
+    ids = table.filter(pc.equal(table["split"], part))["id"].to_pylist()
+    items = pa.concat_tables(select_items(ingested, ids, columns=["id", "image", "captions", "labels", "sha256"]))
     if items.num_rows < 2:
         raise SplitError(f"Fewer than two {part} items; import more pictures, or raise split.{part}.")
     return select_gallery(

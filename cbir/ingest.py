@@ -129,11 +129,11 @@ def _write_shards(listed: list[tuple[Path, Row]], out: Path, *, params: IngestPa
 
 
 def _read_items(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
-    rows = _read_ahead(listed, params=params)
+    rows = read_ahead(listed, params=params)
     yield from follow(rows, total=len(listed), description="ingest")
 
 
-def _read_ahead(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
+def read_ahead(listed: list[tuple[Path, Row]], *, params: IngestParams) -> Iterator[Row]:
     """Rows in their order, of which few are read before they are asked for: a fault ends it soon, memory is bounded."""
     workers = os.cpu_count() or 1
     entries = iter(listed)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cbir.fusion import Evidence, Fusion
+from cbir.kernel import BLOCK
 
 WITHIN_RIDGE = 0.1  # of the covariance that is whitened by, as a share of its mean variance
 MATES_WEIGHT = 0.05  # of what near duplicates and variants differ in, beside what changes do
@@ -64,9 +65,10 @@ def whiten_changes(fusion: Fusion, image_NE: torch.Tensor, *, copy_CNE: torch.Te
     with torch.no_grad():
         mean_E = image_NE.mean(0)
         directions_KE = _find_directions(image_NE - mean_E, most=fusion.image.out_features)
-        within_KK = _spread(copy_CNE - image_NE, directions_KE)
+        place_NK = image_NE @ directions_KE.T
+        within_KK = _spread(copy_CNE @ directions_KE.T - place_NK)
         if len(mate_P2):
-            within_KK = within_KK + MATES_WEIGHT * _spread(_subtract(image_NE, mate_P2), directions_KE)
+            within_KK = within_KK + MATES_WEIGHT * _spread(_subtract(place_NK, mate_P2))
         _set_linear(fusion.image, _whiten(within_KK) @ directions_KE, mean_E)
         _scale_to_unit(fusion.image, image_NE)
 
@@ -74,16 +76,17 @@ def whiten_changes(fusion: Fusion, image_NE: torch.Tensor, *, copy_CNE: torch.Te
 def whiten_appearance(fusion: Fusion, image_NE: torch.Tensor, *, mate_P2: np.ndarray) -> None:
     """Let the appearance part tell pictures apart and not near duplicates and variants, whose rows ``mate_P2`` pairs.
 
-    As ``whiten_changes``, by what such pairs differ in. The fewer there are, the more it is by what all pictures differ
-    in, as which variants are then expected to vary.
+    As ``whiten_changes``, by what such pairs differ in, and the fewer there are, the more by what all pictures differ
+    in.
     """
     with torch.no_grad():
         raw_NF = image_NE[:, -fusion.appearance.in_features :]
         mean_F = raw_NF.mean(0)
         directions_KF = _find_directions(raw_NF - mean_F, most=fusion.appearance.out_features)
-        within_KK = PRIOR_PAIRS * _spread(raw_NF - mean_F, directions_KF)
+        place_NK = (raw_NF - mean_F) @ directions_KF.T
+        within_KK = PRIOR_PAIRS * _spread(place_NK)
         if len(mate_P2):
-            within_KK = within_KK + len(mate_P2) * _spread(_subtract(raw_NF, mate_P2), directions_KF)
+            within_KK = within_KK + len(mate_P2) * _spread(_subtract(place_NK, mate_P2))
         _set_linear(fusion.appearance, _whiten(within_KK) @ directions_KF, mean_F)
 
 
@@ -93,18 +96,26 @@ def find_directions(row_NF: np.ndarray, *, most: int) -> tuple[np.ndarray, np.nd
     By the eigenvectors of the smaller Gram matrix, in double precision, which takes a fraction of what a singular value
     decomposition does. A direction in which nothing varies is none.
     """
-    wide_NF = row_NF.astype(np.float64)
-    tall = wide_NF.shape[0] > wide_NF.shape[1]
-    gram = wide_NF.T @ wide_NF if tall else wide_NF @ wide_NF.T
+    tall = row_NF.shape[0] > row_NF.shape[1]
+    gram = _multiply(row_NF if tall else row_NF.T)
     kept = min(most, len(gram))
     if not kept:
-        return np.zeros((0, wide_NF.shape[1])), np.zeros(0)
+        return np.zeros((0, row_NF.shape[1])), np.zeros(0)
     square_K, turn_K = scipy.linalg.eigh(gram, subset_by_index=[len(gram) - kept, len(gram) - 1])
     strength_K = np.sqrt(np.maximum(square_K, 0))
     sure_K = strength_K > NOTHING * strength_K.max(initial=0)
     turn_K, strength_K = turn_K[:, sure_K], strength_K[sure_K]
-    direction_FK = turn_K if tall else wide_NF.T @ turn_K / strength_K
+    direction_FK = turn_K if tall else row_NF.T @ turn_K / strength_K
     return direction_FK.T[::-1], strength_K[::-1]
+
+
+def _multiply(row_NF: np.ndarray) -> np.ndarray:
+    """Gram matrix of the columns, (F, F) in double precision, of which no copy of all rows is made."""
+    gram_FF = np.zeros((row_NF.shape[1],) * 2)
+    for start in range(0, len(row_NF), BLOCK):
+        block_BF = row_NF[start : start + BLOCK].astype(np.float64)
+        gram_FF += block_BF.T @ block_BF
+    return gram_FF
 
 
 def _find_directions(row_NF: torch.Tensor, *, most: int) -> torch.Tensor:
@@ -118,14 +129,14 @@ def _set_linear(linear: nn.Linear, weight_KF: torch.Tensor, mean_F: torch.Tensor
     linear.bias.copy_(-linear.weight @ mean_F)
 
 
-def _subtract(row_NF: torch.Tensor, pair_P2: np.ndarray) -> torch.Tensor:
+def _subtract(row_NK: torch.Tensor, pair_P2: np.ndarray) -> torch.Tensor:
     one, other = torch.from_numpy(pair_P2).T
-    return row_NF[one] - row_NF[other]
+    return row_NK[one] - row_NK[other]
 
 
-def _spread(difference_F: torch.Tensor, directions_KF: torch.Tensor) -> torch.Tensor:
-    """Second moments (K, K) of differences (..., F) along the directions."""
-    seen_PK = (difference_F @ directions_KF.T).flatten(0, -2)
+def _spread(difference_K: torch.Tensor) -> torch.Tensor:
+    """Second moments (K, K) of differences (..., K)."""
+    seen_PK = difference_K.flatten(0, -2)
     return seen_PK.T @ seen_PK / len(seen_PK)
 
 

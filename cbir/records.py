@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cbir.errors import WorkspaceError
@@ -38,6 +39,7 @@ ITEM_SCHEMA = pa.schema(
         ("height", pa.int32()),
     ]
 )
+BLOCK = 256  # items whose pictures are in memory at once
 QUARANTINE_SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("source_path", pa.string()), ("reason", pa.string())]
 )
@@ -170,6 +172,13 @@ def iterate_items(ingested: Path, *, columns: list[str], rows: int) -> Iterator[
     """The same in blocks of at most ``rows``, of which one shard at a time is in memory."""
     for shard in _list_shards(ingested):
         yield from cut_table(_read_shard(shard, columns), rows)
+
+
+def select_items(ingested: Path, ids: Sequence[str], *, columns: list[str], rows: int = BLOCK) -> Iterator[pa.Table]:
+    """Of each block of ``iterate_items`` the items with one of ``ids``: no other picture stays in memory."""
+    wanted = pa.array(ids, pa.string())
+    for block in iterate_items(ingested, columns=["id", *(name for name in columns if name != "id")], rows=rows):
+        yield block.filter(pc.is_in(block["id"], wanted))
 
 
 def count_blocks(ingested: Path, *, rows: int) -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cbir.changes import Changes, check_deleted, find_changes
 from cbir.encoder import Encoder
@@ -22,7 +21,7 @@ from cbir.index import Index
 from cbir.known_files import KnownFiles
 from cbir.params import IngestParams
 from cbir.params.file import load_section
-from cbir.records import ITEM_SCHEMA, count_blocks, iterate_items, read_items
+from cbir.records import BLOCK, ITEM_SCHEMA, count_blocks, iterate_items, read_items, select_items
 from cbir.registry import Registry, Release, open_registry
 from cbir.registry.history import REFRESH
 from cbir.rows import fit_rows
@@ -33,7 +32,6 @@ from cbir.workspace import locate_index, lock_table
 
 MOST_DELETED = 0.5
 FILES = Path(".cbir/files.parquet")  # in the workspace
-BATCH = 256  # items whose pictures and tower outputs are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ def _make_rows(
     embedded = _embed(fresh, index, known=set(kept), encoder=encoder, cache=cache)
     parts: list[pa.Table] = []
     unsearchable: set[str] = set()
-    for items in iterate_items(fresh, columns=ITEM_SCHEMA.names, rows=BATCH):
+    for items in iterate_items(fresh, columns=ITEM_SCHEMA.names, rows=BLOCK):
         vectors = [kept[id_] if id_ in kept else embedded[id_] for id_ in items["id"].to_pylist()]
         vector_BD = np.stack(vectors).astype(np.float32)
         rows, left_out = fit_rows(
@@ -144,11 +142,9 @@ def _embed(fresh: Path, index: Index, *, known: set[str], encoder: Path, cache: 
     ids = [id_ for id_ in read_items(fresh, columns=["id"])["id"].to_pylist() if id_ not in known]
     if not ids:
         return {}
-    wanted = pa.array(ids, pa.string())
-    items = iterate_items(fresh, columns=["id", "image", "captions", "sha256"], rows=BATCH)
-    chosen = (block.filter(pc.is_in(block["id"], wanted)) for block in items)
+    chosen = select_items(fresh, ids, columns=["id", "image", "captions", "sha256"], rows=BLOCK)
     blocks = (block for block in chosen if block.num_rows)
-    count = count_blocks(fresh, rows=BATCH)
+    count = count_blocks(fresh, rows=BLOCK)
     parts = iterate_features(blocks, count=count, towers_folder=encoder, cache=cache, towers=loaded.towers)
     vector_ND = np.concatenate([loaded.fuse(features) for features in parts])
     return dict(zip(ids, shorten_vectors(vector_ND, index.dimensions, loaded.similarity), strict=True))

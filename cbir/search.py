@@ -14,6 +14,7 @@ from cbir.errors import ImageError, IndexError_, QueryError
 from cbir.images import load_query_image
 from cbir.index import Hit, Index, blame_table
 from cbir.registry import Registry, Release, open_registry
+from cbir.texts import is_unicode
 from cbir.workspace import locate_index
 
 
@@ -88,7 +89,7 @@ class Searcher:
         text = text.strip() if text else None
         if not text and image is None:
             raise QueryError('Nothing to search for; give words ("a red fruit"), --image FILE, or both.')
-        if text and not _is_unicode(text):
+        if text and not is_unicode(text):
             raise QueryError("The words are no valid UTF-8; set the terminal to it, or write them anew.")
         if text and not self.reads_words:
             raise QueryError(
@@ -126,12 +127,3 @@ class Searcher:
             return load_query_image(self._raw / hit.source_path, self._encoder.canvas)
         except ImageError:
             return Image.open(io.BytesIO(hit.thumbnail))
-
-
-def _is_unicode(text: str) -> bool:
-    """Bytes of an argument that are no UTF-8 come as half pairs of surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

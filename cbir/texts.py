@@ -1,4 +1,4 @@
-"""How a caption is made ready for the text tower; the original is kept beside it."""
+"""How a caption is made ready for the text tower, the original being kept beside it; what is text, and one line."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def clean_caption(text: str) -> str:
 def flatten_line(text: str) -> str:
     """One line: line breaks, and control characters, which would steer a terminal, are spaces."""
     return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()
+
+
+def is_unicode(text: str) -> bool:
+    """Half a pair of surrogates, as of bytes that are not UTF-8, can be in a text, but not in a file of text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

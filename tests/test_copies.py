@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,14 @@ import pytest
 import torch
 from conftest import SHAPES, cbir, draw, make_workspace, set_param
 from PIL import Image
+from small_fusions import CONFIG
 
 from cbir.copies import change_pictures, is_bare
 from cbir.encoder import Encoder
 from cbir.fusing import build_fusion
-from cbir.fusion import FusionConfig
 from cbir.images import decode_png, encode_png
 from cbir.projections import whiten_changes
 from cbir.start import pair_mates
-from cbir.towers.shape import GRID_CELLS
 
 SHADES = [(230, 40, 40), (40, 200, 60), (50, 80, 230), (240, 220, 60), (160, 60, 200), (60, 200, 210)]
 
@@ -68,23 +68,7 @@ def test_a_copy_is_changed_and_the_same_again_whatever_it_is_made_with() -> None
 
 
 def test_a_projection_starts_blind_to_what_changes_do_and_keeps_what_pictures_differ_in() -> None:
-    config = FusionConfig(
-        visual_width=SHAPES.visual.width,
-        text_width=SHAPES.text.width,
-        grid_cells=GRID_CELLS,
-        dimensions=12,
-        labels=0,
-        words=0,
-        kept=0,
-        classes=1,
-        appearance=0,
-        image_landmarks=2,
-        text_landmarks=2,
-        label_shares=(0.3, 1.5),
-        appearance_shares=(0.7, 0.4),
-        similarity="cosine",
-        late={},
-    )
+    config = replace(CONFIG, dimensions=12, labels=0, words=0, kept=0, appearance=0)
     fusion = build_fusion(config, SHAPES)
     width = fusion.image.in_features
     generator = torch.Generator().manual_seed(0)

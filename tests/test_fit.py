@@ -13,15 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SHAPES
+from small_fusions import draw_features
 
 from cbir.classes import Classes
-from cbir.encoder import Features
 from cbir.errors import TrainingError
 from cbir.finetune import FAULTS
 from cbir.fit import PATIENCE, Catalogue, fit_epochs
 from cbir.history import find_best
 from cbir.params import TrainParams
-from cbir.towers.shape import GRID_CELLS
 
 PARAMS = TrainParams(dimensions=16, batch_size=16, epochs=6)
 ROWS, HELD_OUT = 60, 20
@@ -50,16 +49,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
             }
         ),
         cluster_N=np.arange(ROWS),
-        features=Features(
-            image_BS=image_BS,
-            text_BR=text_BR,
-            captions_BR=text_BR,
-            grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, SHAPES.visual.width)).astype(np.float32),
-            tokens_BTW=rng.normal(size=(ROWS, 4, SHAPES.text.width)).astype(np.float32),
-            token_mask_BT=np.ones((ROWS, 4), bool),
-            has_image_B=np.ones(ROWS, bool),
-            has_text_B=np.ones(ROWS, bool),
-        ),
+        features=draw_features(rng, image_BS=image_BS, text_BR=text_BR),
         towers=cast(Any, SimpleNamespace(shapes=SHAPES)),  # every item has words, so that none are read
         classes=Classes(
             weight_CV=np.zeros((1, SHAPES.visual.width), np.float32),

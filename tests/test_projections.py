@@ -9,30 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SHAPES
+from small_fusions import CONFIG, blank_features
 
-from cbir.encoder import Features
+from cbir.features import keep_modalities
 from cbir.fusing import build_fusion, make_tokens
-from cbir.fusion import Evidence, Fusion, FusionConfig
+from cbir.fusion import Evidence, Fusion
 from cbir.projections import find_directions, whiten_appearance
-from cbir.towers.shape import GRID_CELLS
 
-CONFIG = FusionConfig(
-    visual_width=SHAPES.visual.width,
-    text_width=SHAPES.text.width,
-    grid_cells=GRID_CELLS,
-    dimensions=16,
-    labels=2,
-    words=3,
-    kept=2,
-    classes=1,
-    appearance=12,
-    image_landmarks=2,
-    text_landmarks=2,
-    label_shares=(0.3, 1.5),
-    appearance_shares=(0.7, 0.4),
-    similarity="cosine",
-    late={},
-)
 OUTPUTS = CONFIG.labels + CONFIG.words
 ROWS = 200
 
@@ -61,21 +44,6 @@ def find_mates(vector_ND: torch.Tensor) -> float:
     return float((score_NN.argmax(1) == torch.arange(ROWS) + 1 - 2 * (torch.arange(ROWS) % 2)).float().mean())
 
 
-def show(*, image: bool, text: bool) -> Features:
-    """Rows of which only what is there counts."""
-    rows = np.ones(ROWS, bool)
-    return Features(
-        image_BS=np.zeros((ROWS, SHAPES.visual.summary), np.float32),
-        text_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
-        captions_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
-        grid_BGV=np.zeros((ROWS, GRID_CELLS, SHAPES.visual.width), np.float32),
-        tokens_BTW=np.zeros((ROWS, 1, SHAPES.text.width), np.float32),
-        token_mask_BT=np.ones((ROWS, 1), bool),
-        has_image_B=rows & image,
-        has_text_B=rows & text,
-    )
-
-
 def test_the_appearance_part_finds_variants_by_what_they_share_and_not_by_what_they_differ_in() -> None:
     fusion = build_fusion(CONFIG, SHAPES)
     evidence, mates = invent(fusion)
@@ -93,7 +61,7 @@ def test_without_variants_what_pictures_vary_in_most_counts_no_more_than_the_res
 
 
 def test_words_rank_pictures_as_if_pictures_had_no_appearance() -> None:
-    scores = []
+    scores, rows = [], blank_features(ROWS)
     for shares in ((0.0, 0.0), (0.7, 0.4)):
         torch.manual_seed(0)
         fusion = build_fusion(replace(CONFIG, appearance_shares=shares), SHAPES)
@@ -101,7 +69,9 @@ def test_words_rank_pictures_as_if_pictures_had_no_appearance() -> None:
         whiten_appearance(fusion, evidence.image_BE, mate_P2=mates)
         instance_BD = F.normalize(torch.randn(ROWS, fusion.instance_width), dim=1)
         words, pictures = (
-            fusion.compose(instance_BD, evidence, tokens=make_tokens(show(image=image, text=not image)))
+            fusion.compose(
+                instance_BD, evidence, tokens=make_tokens(keep_modalities(rows, image=image, text=not image))
+            )
             for image in (False, True)
         )
         scores.append(words @ pictures.T)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import SHAPES
+from small_fusions import blank_features
 
 from cbir.embed import embed
-from cbir.encoder import Encoder, Features
+from cbir.encoder import Encoder
 from cbir.errors import SplitError
 from cbir.evaluate import evaluate
 from cbir.gallery import Gallery, load_gallery
@@ -22,7 +22,6 @@ from cbir.query_sets import judge_rows, list_query_sets, measure_encoder
 from cbir.ranks import leave_out
 from cbir.records import write_table
 from cbir.similarity import shorten_vectors
-from cbir.towers.shape import GRID_CELLS
 
 ROWS = 4
 
@@ -37,16 +36,7 @@ def gallery() -> Gallery:
         captions=["red", "red ball", "blue", None],
         images=[b""] * ROWS,
         copies=None,
-        features=Features(
-            image_BS=np.zeros((ROWS, SHAPES.visual.summary), np.float32),
-            text_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
-            captions_BR=np.zeros((ROWS, SHAPES.text.summary), np.float32),
-            grid_BGV=np.zeros((ROWS, GRID_CELLS, SHAPES.visual.width), np.float32),
-            tokens_BTW=np.zeros((ROWS, 1, SHAPES.text.width), np.float32),
-            token_mask_BT=np.ones((ROWS, 1), bool),
-            has_image_B=np.ones(ROWS, bool),
-            has_text_B=np.array([True, True, True, False]),
-        ),
+        features=replace(blank_features(ROWS), has_text_B=np.array([True, True, True, False])),
         pairs=[(0, "but blue", 2)],
     )
 

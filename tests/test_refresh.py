@@ -345,7 +345,7 @@ def test_a_refresh_has_few_of_the_fresh_pictures_in_memory_at_a_time(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setitem(PARAMS["ingest"], "image_size", SIDE)
     monkeypatch.setattr("cbir.changes.BLOCK", 5)
-    monkeypatch.setattr("cbir.refresh.BATCH", 5)
+    monkeypatch.setattr("cbir.refresh.BLOCK", 5)
     make_live(tmp_path)
     noise = tmp_path / "data/raw/noise"
     noise.mkdir()
@@ -359,7 +359,7 @@ def test_a_refresh_that_was_stopped_on_the_way_embeds_only_the_rest_and_leaves_e
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[int]
 ) -> None:
     monkeypatch.setattr("cbir.changes.BLOCK", 3)
-    monkeypatch.setattr("cbir.refresh.BATCH", 3)
+    monkeypatch.setattr("cbir.refresh.BLOCK", 3)
     make_raw(tmp_path, range(16))
     write, written = FeatureStore.write, []
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHAPES
+from small_fusions import draw_features
 
 from cbir.classes import Classes
 from cbir.encoder import CONFIG, FUSION_ONNX, Encoder, Features, read_canvas
@@ -21,7 +22,6 @@ from cbir.images import Canvas
 from cbir.objective import encode_labels
 from cbir.params import TrainParams
 from cbir.start import find_basis, start_fusion
-from cbir.towers.shape import GRID_CELLS
 
 ROWS = 40
 CLASSES = Classes(
@@ -37,16 +37,7 @@ def invent(*, texts: bool) -> Features:
     rng = np.random.default_rng(0)
     image_BS = rng.normal(size=(ROWS, SHAPES.visual.summary)).astype(np.float32)
     text_BR = rng.normal(size=(ROWS, SHAPES.text.summary)).astype(np.float32) * texts
-    return Features(
-        image_BS=image_BS,
-        text_BR=text_BR,
-        captions_BR=text_BR,
-        grid_BGV=rng.normal(size=(ROWS, GRID_CELLS, SHAPES.visual.width)).astype(np.float32),
-        tokens_BTW=rng.normal(size=(ROWS, 4, SHAPES.text.width)).astype(np.float32),
-        token_mask_BT=np.full((ROWS, 4), texts),
-        has_image_B=np.ones(ROWS, bool),
-        has_text_B=np.full(ROWS, texts),
-    )
+    return draw_features(rng, image_BS=image_BS, text_BR=text_BR)
 
 
 def start(

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cbir.errors import WorkspaceError
 from cbir.evaluation_page.charts import draw_curves, draw_history
 from cbir.evaluation_page.galleries import list_shown, render_examples, render_golden
 from cbir.evaluation_page.tables import render_composition, render_metrics, render_slices, render_split
 from cbir.outputs import read_data_revision
-from cbir.records import iterate_items, read_json
+from cbir.records import read_json, select_items
 from cbir.report import format_moment, render_facts, write_page
 from cbir.scoreboard import CURVES, EXAMPLES, GOLDEN, SLICES, STATISTICS
 
 COLUMNS = ["id", "image", "captions", "labels"]
-BLOCK = 256  # items whose pictures are in memory at once
 
 
 def write_evaluation_page(workspace: Path, *, now: datetime) -> Path:
@@ -66,9 +64,7 @@ def _list_facts(workspace: Path, metrics: dict[str, Any], *, now: datetime) -> d
 def _read_shown(ingested: Path, scores: Path) -> pa.Table:
     """The items that the page shows, and no other picture of the catalogue."""
     hits, examples = (_read_json(scores / name, made_by="evaluate") for name in (GOLDEN, EXAMPLES))
-    ids = pa.array(list_shown(hits, examples), pa.string())
-    blocks = iterate_items(ingested, columns=COLUMNS, rows=BLOCK)
-    return pa.concat_tables(block.filter(pc.is_in(block["id"], ids)) for block in blocks)
+    return pa.concat_tables(select_items(ingested, list_shown(hits, examples), columns=COLUMNS))
 
 
 def _render_scores(

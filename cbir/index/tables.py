@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 
 from cbir.errors import IndexError_
 from cbir.index import FINGERPRINT, REGISTRY, SIMILARITY, Index, is_missing
-from cbir.records import ITEM_SCHEMA, iterate_items, read_items, read_json, read_table
+from cbir.records import BLOCK, ITEM_SCHEMA, iterate_items, read_items, read_json, read_table
 from cbir.rows import HASHED, Marks, build_rows, find_types, mark_item
 
 RELEASE_TABLE = re.compile(r"release_v(\d+)")
-BLOCK = 256  # items whose pictures are in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from cbir.rows import name_column
 from cbir.sources.files import shorten
 from cbir.sources.log import ImportLog
 from cbir.sources.pictures import IMAGES, delete_unnamed
-from cbir.texts import clean_caption
+from cbir.texts import clean_caption, is_unicode
 
 BUILT_IN = "openmoji"  # of which nobody took a picture out
 TAKE_AWAY = "`cbir-ops data remove {} IDS` takes them away"
@@ -200,12 +200,7 @@ def _name_kind(value: Any) -> str:
 
 
 def _is_unicode(value: RawItem | RelativeCaption) -> bool:
-    """Half a pair of surrogates, as of a file name that is not UTF-8, can be in a text, but not in a file of text."""
-    try:
-        json.dumps(asdict(value), ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return is_unicode(json.dumps(asdict(value), ensure_ascii=False, default=str))
 
 
 def _describe(item: RawItem, data: bytes, *, name: str) -> RawItem:
