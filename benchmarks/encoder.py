@@ -171,6 +171,7 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
         appearance=256,
         image_landmarks=2048,
         text_landmarks=2048,
+        both_landmarks=2048,
         label_shares=(0.3, 1.5),
         appearance_shares=(0.7, 0.4),
         similarity="cosine",

@@ -1,11 +1,12 @@
 """How tower outputs become one vector.
 
-A vector has three parts. The label part is what kernel regression says of the labels; it is what makes items of a kind
-lie together. The instance part tells them apart. It is the words that the regression reads off a picture, or that a
-text has, beside a projection of them and of the tower outputs, which attends over the grid tokens and the text tokens;
-what it finds, and what the two modalities say together, are added through branches that start at zero. The projection
-is trained with the words beside it, so it learns what they do not know. The appearance part is the picture's own
-features, whitened by what near duplicates and variants differ in: it finds the same thing again, whatever it means.
+A vector has three parts. The label part is what kernel regression says of the labels, by the picture, by the words, and
+by what these two say together; it is what makes items of a kind lie together. The instance part tells them apart. It is
+the words that the regression reads off a picture, or that a text has, beside a projection of them and of the tower
+outputs, which attends over the grid tokens and the text tokens; what it finds, and what the two modalities say
+together, are added through branches that start at zero. The projection is trained with the words beside it, so it
+learns what they do not know. The appearance part is the picture's own features, whitened by what near duplicates and
+variants differ in: it finds the same thing again, whatever it means.
 
 Shapes: B batch, G grid cells, T text tokens, V visual width, W text width, S and R widths of the image and the text
 summary, L width of the label part, K of the appearance part, E evidence, D width of the instance part.
@@ -28,6 +29,8 @@ from cbir.towers.shape import TextShape, VisualShape
 GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
+TOGETHER = 1.5  # length of what both modalities say of the labels together, beside what each says
+BELIEF = 2.0  # trust that words need half of to make the label part as long as that of both modalities
 NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
 WORDS_SHARE = 0.7  # length of the words beside the projection, whose length is 1
 ATTENTION = 128
@@ -41,7 +44,8 @@ class FusionConfig:
     ``words``: components of the text summary that are read off a picture; the first ``kept`` are part of the vector.
     ``classes``: those that the visual tower can name. ``appearance``: width of that part. ``label_shares``,
     ``appearance_shares``: length of these parts where one modality is there, and where both are; the instance part has
-    length 1. ``late``: shares of signals that are fused late.
+    length 1. A wish beside a picture says nothing of labels: the label part is then as that of the picture alone.
+    ``late``: shares of signals that are fused late.
     """
 
     visual_width: int
@@ -55,6 +59,7 @@ class FusionConfig:
     appearance: int
     image_landmarks: int
     text_landmarks: int
+    both_landmarks: int
     label_shares: tuple[float, float]
     appearance_shares: tuple[float, float]
     similarity: Similarity
@@ -69,6 +74,7 @@ class Evidence:
     text_BE: torch.Tensor
     image_BL: torch.Tensor
     text_BL: torch.Tensor
+    both_BL: torch.Tensor
 
     def select(self, rows: torch.Tensor) -> Evidence:
         """The given rows."""
@@ -103,6 +109,8 @@ class Fusion(nn.Module):
         outputs = config.labels + config.words
         self.image_head = KernelHead(blocks=visual.blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text.blocks, landmarks=config.text_landmarks, outputs=config.labels)
+        opinions = ((config.labels, 1.0), (config.labels, 1.0))  # the picture's and the words'
+        self.both_head = KernelHead(blocks=opinions, landmarks=config.both_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(text.summary, config.words).requires_grad_(False)
         self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
         self.appearance = nn.Linear(raw, config.appearance).requires_grad_(False)
@@ -130,14 +138,29 @@ class Fusion(nn.Module):
     def forward(self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, tokens: Tokens) -> torch.Tensor:
         """Return vectors, of unit length for the cosine. Rows of a missing modality are ignored, whatever they hold."""
         with torch.no_grad():
-            evidence = self.assemble(
-                image_BS, text_BR, image_BO=self.image_head(image_BS), text_BL=self.text_head(text_BR)
-            )
+            evidence = self.judge(image_BS, text_BR)
         fused_BD = self.compose(self.blend(evidence, tokens=tokens), evidence, tokens=tokens)
         return self.late(fused_BD, image_BS, has_image_B=tokens.has_image_B)
 
+    def judge(self, image_BS: torch.Tensor, text_BR: torch.Tensor) -> Evidence:
+        """The evidence of rows that the kernel heads have not seen."""
+        image_BO, text_BL = self.image_head(image_BS), self.text_head(text_BR)
+        both_BL = self.join(image_BO[:, : self.labels], text_BL)
+        return self.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL, both_BL=both_BL)
+
+    def join(self, image_BL: torch.Tensor, text_BL: torch.Tensor) -> torch.Tensor:
+        """What picture and words say of the labels together, (B, L)."""
+        joined_BL: torch.Tensor = self.both_head(torch.cat([image_BL, text_BL], dim=1))
+        return joined_BL
+
     def assemble(
-        self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, image_BO: torch.Tensor, text_BL: torch.Tensor
+        self,
+        image_BS: torch.Tensor,
+        text_BR: torch.Tensor,
+        *,
+        image_BO: torch.Tensor,
+        text_BL: torch.Tensor,
+        both_BL: torch.Tensor,
     ) -> Evidence:
         """Put predictions of the kernel heads beside what the towers say themselves."""
         seen_BS = self.image_head.standardise(image_BS)
@@ -150,6 +173,7 @@ class Fusion(nn.Module):
             text_BE=self.read(text_BR, text_BL=text_BL),
             image_BL=image_BL,
             text_BL=text_BL,
+            both_BL=both_BL,
         )
 
     def read(self, text_BR: torch.Tensor, *, text_BL: torch.Tensor) -> torch.Tensor:
@@ -192,9 +216,11 @@ class Fusion(nn.Module):
 
     def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The whole vector: the label part, the instance part, the appearance part."""
-        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None]
+        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None].float()
+        believed_B1 = both_B1 * (BELIEF * self._trust_words(evidence)).clamp(max=1)
         label_B1, look_B1 = (
-            alone + (both - alone) * both_B1 for alone, both in (self.label_shares, self.appearance_shares)
+            alone + (both - alone) * there_B1
+            for (alone, both), there_B1 in ((self.label_shares, believed_B1), (self.appearance_shares, both_B1))
         )
         label_BL = label_B1 * self.judge_labels(evidence, tokens=tokens)
         look_BK = look_B1 * self.look(evidence) * tokens.has_image_B[:, None]
@@ -207,9 +233,14 @@ class Fusion(nn.Module):
 
     def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""
+        told_BL = evidence.text_BL + TOGETHER * evidence.both_BL * tokens.has_image_B[:, None]
+        told_BL = self._trust_words(evidence) * told_BL * tokens.has_text_B[:, None]
+        return F.normalize(evidence.image_BL * tokens.has_image_B[:, None] + told_BL, dim=1)
+
+    def _trust_words(self, evidence: Evidence) -> torch.Tensor:
+        """How far words say what a thing is, (B, 1) from 0 to 2: a caption's about 1, a wish's about 0."""
         agreement = torch.cat([evidence.text_BE, evidence.image_BL * evidence.text_BL], dim=1)
-        trust_B1 = 2 * torch.sigmoid(self.trust(agreement)) * tokens.has_text_B[:, None]
-        return F.normalize(evidence.image_BL * tokens.has_image_B[:, None] + trust_B1 * evidence.text_BL, dim=1)
+        return 2 * torch.sigmoid(self.trust(agreement))
 
     def _see(self, image_BE: torch.Tensor) -> torch.Tensor:
         image_BE = self.input_dropout(image_BE)

@@ -78,18 +78,27 @@ class KernelHead(nn.Module):
 
 
 def fit_kernel_head(
-    x_NF: np.ndarray, target_NO: np.ndarray, *, blocks: Blocks, fold_N: np.ndarray, rng: np.random.Generator
+    x_NF: np.ndarray,
+    target_NO: np.ndarray,
+    *,
+    blocks: Blocks,
+    fold_N: np.ndarray,
+    rng: np.random.Generator,
+    standardised: bool = True,
 ) -> tuple[KernelHead, np.ndarray]:
     """Solve a head for ``target_NO``, and predict every row by a head that was solved without its fold.
+
+    ``standardised``: features of one block have no common scale, and each is given unit variance.
 
     Returns:
         The head, and the cross-fitted predictions, float32 (N, O).
     """
     chosen = np.sort(rng.permutation(len(x_NF))[:MOST_LANDMARKS])
     head = KernelHead(blocks=blocks, landmarks=len(chosen), outputs=target_NO.shape[1])
-    mean_F, deviation_F = _measure_spread(x_NF)
-    head.mean_F.copy_(mean_F)
-    head.scale_F.copy_(deviation_F + 1e-4)
+    if standardised:
+        mean_F, deviation_F = _measure_spread(x_NF)
+        head.mean_F.copy_(mean_F)
+        head.scale_F.copy_(deviation_F + 1e-4)
     head.landmark_MC.copy_(torch.cat([head.normalise(x_BF).half() for x_BF in _cut_rows(x_NF[chosen])]))
     kernel_NM = torch.cat([head.compare(x_BF) for x_BF in _cut_rows(x_NF)]).numpy()
     solver = _Exact(kernel_NM, target_NO) if len(chosen) == len(x_NF) else _ByLandmarks(kernel_NM, target_NO, chosen)

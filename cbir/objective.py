@@ -128,9 +128,10 @@ class Objective:
         """InfoNCE from reference picture and words to the target as the index holds it, picture and caption."""
         relative = self.relative
         reference, word, target = relative.reference[pairs], relative.word[pairs], relative.target[pairs]
-        asked_evidence = replace(
-            self.evidence.select(torch.from_numpy(reference)), text_BE=self.text_UE[word], text_BL=self.text_UL[word]
-        )
+        evidence, text_BL = self.evidence.select(torch.from_numpy(reference)), self.text_UL[word]
+        with torch.no_grad():
+            both_BL = self.fusion.join(evidence.image_BL, text_BL)
+        asked_evidence = replace(evidence, text_BE=self.text_UE[word], text_BL=text_BL, both_BL=both_BL)
         asked = replace(
             select_rows(self.data.features, reference),
             text_BR=relative.text_UR[word],

@@ -72,6 +72,16 @@ def start_fusion(
     )
     _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
     _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
+    both_head, both_NC = _fit_head(
+        np.concatenate([image_NO[:, :labels], text_NC], axis=1),
+        label_NC,
+        there_N=features.has_image_B & features.has_text_B,
+        blocks=((labels, 1.0), (labels, 1.0)),
+        cluster_N=cluster_N,
+        rng=rng,
+        standardised=False,
+    )
+    _scale_outputs(both_head, both_NC, parts=[slice(0, labels)])
     config = FusionConfig(
         visual_width=shapes.visual.width,
         text_width=shapes.text.width,
@@ -84,17 +94,18 @@ def start_fusion(
         appearance=0 if copies else min(APPEARANCE, params.dimensions),
         image_landmarks=len(image_head.landmark_MC),
         text_landmarks=len(text_head.landmark_MC),
+        both_landmarks=len(both_head.landmark_MC),
         label_shares=(params.label_share_alone, params.label_share_both),
         appearance_shares=(params.appearance_share_alone, params.appearance_share_both),
         similarity=params.similarity,
         late={str(name): share for name, share in params.late.items()},
     )
     fusion = build_fusion(config, shapes, dropout=params.dropout)
-    fusion.image_head, fusion.text_head = image_head, text_head
+    fusion.image_head, fusion.text_head, fusion.both_head = image_head, text_head, both_head
     _set_reader(fusion, words)
     _set_named(fusion, features, classes=classes)
     fusion.late.fit(torch.from_numpy(features.image_BS[features.has_image_B]))
-    evidence = _assemble_rows(fusion, features, image_NO=image_NO, text_NC=text_NC)
+    evidence = _assemble_rows(fusion, features, image_NO=image_NO, text_NC=text_NC, both_NC=both_NC)
     if copies:
         copy_CNE = torch.stack([assemble_evidence(fusion, one).image_BE for one in copies])
         whiten_changes(fusion, evidence.image_BE, copy_CNE=copy_CNE, mate_P2=pair_mates(cluster_N))
@@ -124,18 +135,19 @@ def assemble_evidence(fusion: Fusion, features: Features) -> Evidence:
     """The evidence of rows that the heads have not seen."""
     image_BS, text_BR = (torch.from_numpy(part).float() for part in (features.image_BS, features.text_BR))
     with torch.no_grad():
-        image_BO, text_BL = fusion.image_head(image_BS), fusion.text_head(text_BR)
-        return fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL)
+        return fusion.judge(image_BS, text_BR)
 
 
-def _assemble_rows(fusion: Fusion, features: Features, *, image_NO: np.ndarray, text_NC: np.ndarray) -> Evidence:
+def _assemble_rows(
+    fusion: Fusion, features: Features, *, image_NO: np.ndarray, text_NC: np.ndarray, both_NC: np.ndarray
+) -> Evidence:
     """The evidence of rows whose predictions are given, a block of them at a time."""
     parts = []
     for start in range(0, len(image_NO), BLOCK):
         rows = slice(start, start + BLOCK)
-        arrays = (part[rows] for part in (features.image_BS, features.text_BR, image_NO, text_NC))
-        image_BS, text_BR, image_BO, text_BL = (torch.from_numpy(array).float() for array in arrays)
-        parts.append(fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL))
+        arrays = (part[rows] for part in (features.image_BS, features.text_BR, image_NO, text_NC, both_NC))
+        image_BS, text_BR, image_BO, text_BL, both_BL = (torch.from_numpy(array).float() for array in arrays)
+        parts.append(fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL, both_BL=both_BL))
     return Evidence(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
@@ -176,6 +188,7 @@ def _fit_head(
     blocks: Blocks,
     cluster_N: np.ndarray,
     rng: np.random.Generator,
+    standardised: bool = True,
 ) -> tuple[KernelHead, np.ndarray]:
     """``fit_kernel_head`` on the rows that have the modality; the others are predicted as zero."""
     rows = np.flatnonzero(there_N)
@@ -183,7 +196,9 @@ def _fit_head(
     if len(rows) == 0:
         return KernelHead(blocks=blocks, landmarks=1, outputs=target_NO.shape[1]), predicted_NO
     fold_N = draw_folds(cluster_N[rows], rng=rng)
-    head, predicted_NO[rows] = fit_kernel_head(x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_N, rng=rng)
+    head, predicted_NO[rows] = fit_kernel_head(
+        x_NF[rows], target_NO[rows], blocks=blocks, fold_N=fold_N, rng=rng, standardised=standardised
+    )
     return head, predicted_NO
 
 

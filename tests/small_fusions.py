@@ -21,6 +21,7 @@ CONFIG = FusionConfig(
     appearance=12,
     image_landmarks=2,
     text_landmarks=2,
+    both_landmarks=2,
     label_shares=(0.3, 1.5),
     appearance_shares=(0.7, 0.4),
     similarity="cosine",

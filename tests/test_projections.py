@@ -33,6 +33,7 @@ def invent(fusion: Fusion) -> tuple[Evidence, np.ndarray]:
         text_BE=torch.randn(ROWS, OUTPUTS, generator=rng),
         image_BL=row[:, : CONFIG.labels],
         text_BL=torch.randn(ROWS, CONFIG.labels, generator=rng),
+        both_BL=torch.zeros(ROWS, CONFIG.labels),
     )
     return evidence, np.arange(ROWS).reshape(-1, 2)
 

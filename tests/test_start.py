@@ -15,7 +15,7 @@ from cbir.classes import Classes
 from cbir.encoder import CONFIG, FUSION_ONNX, Encoder, Features, read_canvas
 from cbir.errors import TowerError
 from cbir.features import keep_modalities
-from cbir.fusing import run_fusion, save_fusion
+from cbir.fusing import make_tokens, run_fusion, save_fusion
 from cbir.fusion import Evidence, Fusion, FusionConfig
 from cbir.held_out import embed_views
 from cbir.images import Canvas
@@ -81,6 +81,51 @@ def test_a_modality_that_is_masked_out_changes_nothing() -> None:
     with torch.inference_mode():
         one, two = (run_fusion(fusion, keep_modalities(f, image=True, text=False)) for f in (features, other))
     assert torch.equal(one, two)
+
+
+def halve_kinds() -> tuple[Features, np.ndarray]:
+    """Four kinds: the picture says in which half of them a thing is, and the words in which half of that."""
+    kind_N = np.arange(ROWS) % 4
+    rng = np.random.default_rng(0)
+    image_BS, text_BR = (
+        (0.2 * rng.normal(size=(ROWS, width)) + rng.normal(size=(2, width))[half_N]).astype(np.float32)
+        for width, half_N in ((SHAPES.visual.summary, kind_N // 2), (SHAPES.text.summary, kind_N % 2))
+    )
+    return draw_features(rng, image_BS=image_BS, text_BR=text_BR), encode_labels([[f"kind {n}"] for n in kind_N])
+
+
+def test_picture_and_words_together_name_a_label_that_each_knows_half_of() -> None:
+    features, label_NL = halve_kinds()
+    fusion, _, evidence = start(features, label_NL)
+    place_NC = torch.nn.functional.normalize(torch.from_numpy(label_NL @ find_basis(label_NL, most=20)), dim=1)
+
+    def rate(label_NC: torch.Tensor) -> float:
+        """How near what is said of the labels is to their places, at most 1."""
+        return float((torch.nn.functional.normalize(label_NC, dim=1) * place_NC).sum(1).mean())
+
+    with torch.inference_mode():
+        judged_NC = fusion.judge_labels(evidence, tokens=make_tokens(features))
+    added = rate(evidence.image_BL + evidence.text_BL)
+    assert added < 0.85
+    assert rate(judged_NC) > added + 0.05
+    assert rate(evidence.both_BL) > 0.95
+
+
+def test_a_wish_leaves_the_label_part_as_short_as_a_picture_alone_has_it() -> None:
+    features, label_NL = halve_kinds()
+    fusion, config, evidence = start(features, label_NL)
+    instance_ND = torch.nn.functional.normalize(torch.ones(ROWS, fusion.instance_width), dim=1)
+
+    def measure(bias: float) -> torch.Tensor:
+        """Length of the label part beside an instance part of length 1, where words are trusted as ``bias`` says."""
+        torch.nn.init.constant_(fusion.trust.bias, bias)
+        with torch.inference_mode():
+            vector_ND = fusion.compose(instance_ND, evidence, tokens=make_tokens(features))
+        label_N, rest_N = vector_ND[:, : config.labels].norm(dim=1), vector_ND[:, config.labels :].norm(dim=1)
+        return label_N / rest_N * (1 + PARAMS.appearance_share_both**2) ** 0.5
+
+    assert torch.allclose(measure(-20.0), torch.full((ROWS,), PARAMS.label_share_alone), atol=1e-4)
+    assert torch.allclose(measure(0.0), torch.full((ROWS,), PARAMS.label_share_both), atol=1e-4)
 
 
 def test_pictures_without_words_or_labels_are_as_alike_as_what_the_tower_sees_of_them() -> None:
