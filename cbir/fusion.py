@@ -30,7 +30,10 @@ GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
 TOGETHER = 1.5  # length of what both modalities say of the labels together, beside what each says
-BELIEF = 2.0  # trust that words need half of to make the label part as long as that of both modalities
+BELIEF = (
+    2.0  # words beside a picture that are trusted half as much as they are at first still give the whole label part
+)
+AGREEMENT = 10.0  # of picture and words, word by word: products of unit vectors' components are small
 NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
 WORDS_SHARE = 0.7  # length of the words beside the projection, whose length is 1
 ATTENTION = 128
@@ -44,7 +47,7 @@ class FusionConfig:
     ``words``: components of the text summary that are read off a picture; the first ``kept`` are part of the vector.
     ``classes``: those that the visual tower can name. ``appearance``: width of that part. ``label_shares``,
     ``appearance_shares``: length of these parts where one modality is there, and where both are; the instance part has
-    length 1. A wish beside a picture says nothing of labels: the label part is then as that of the picture alone.
+    length 1. A wish beside a picture says what is to differ and not what a thing is: such a vector has no label part.
     ``late``: shares of signals that are fused late.
     """
 
@@ -132,7 +135,7 @@ class Fusion(nn.Module):
             dimensions=config.dimensions,
             similarity=config.similarity,
         )
-        self.trust = _zero_linear(outputs + config.labels, 1)
+        self.trust = _zero_linear(2 * outputs, 1)
         self.hear = _zero_linear(2 * config.words, 2)
 
     def forward(self, image_BS: torch.Tensor, text_BR: torch.Tensor, *, tokens: Tokens) -> torch.Tensor:
@@ -207,8 +210,7 @@ class Fusion(nn.Module):
 
     def _say(self, evidence: Evidence, tokens: Tokens) -> torch.Tensor:
         """The first components of the words; what a wish says counts otherwise than what a caption says."""
-        image_BW = F.normalize(evidence.image_BE[:, self.labels : self.labels + self.words], dim=1)
-        text_BW = F.normalize(evidence.text_BE[:, self.labels :], dim=1)
+        image_BW, text_BW = self._read_both(evidence)
         both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None]
         heard_B2 = 2 * torch.sigmoid(self.hear(torch.cat([text_BW, image_BW * text_BW], dim=1)) * both_B1)
         said_BW = image_BW * tokens.has_image_B[:, None] + heard_B2[:, :1] * text_BW * tokens.has_text_B[:, None]
@@ -216,12 +218,11 @@ class Fusion(nn.Module):
 
     def compose(self, instance_BD: torch.Tensor, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The whole vector: the label part, the instance part, the appearance part."""
-        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None].float()
-        believed_B1 = both_B1 * (BELIEF * self._trust_words(evidence)).clamp(max=1)
+        both_B1 = (tokens.has_image_B & tokens.has_text_B)[:, None]
         label_B1, look_B1 = (
-            alone + (both - alone) * there_B1
-            for (alone, both), there_B1 in ((self.label_shares, believed_B1), (self.appearance_shares, both_B1))
+            alone + (both - alone) * both_B1 for alone, both in (self.label_shares, self.appearance_shares)
         )
+        label_B1 = label_B1 * (BELIEF * self.trust_words(evidence) + ~both_B1).clamp(max=1)
         label_BL = label_B1 * self.judge_labels(evidence, tokens=tokens)
         look_BK = look_B1 * self.look(evidence) * tokens.has_image_B[:, None]
         return self._finish(torch.cat([label_BL, instance_BD, look_BK], dim=1))
@@ -234,13 +235,24 @@ class Fusion(nn.Module):
     def judge_labels(self, evidence: Evidence, *, tokens: Tokens) -> torch.Tensor:
         """The label part, unit vectors (B, L): a caption's words say what a thing is, a wish's say what to change."""
         told_BL = evidence.text_BL + TOGETHER * evidence.both_BL * tokens.has_image_B[:, None]
-        told_BL = self._trust_words(evidence) * told_BL * tokens.has_text_B[:, None]
+        told_BL = self.trust_words(evidence) * told_BL * tokens.has_text_B[:, None]
         return F.normalize(evidence.image_BL * tokens.has_image_B[:, None] + told_BL, dim=1)
 
-    def _trust_words(self, evidence: Evidence) -> torch.Tensor:
-        """How far words say what a thing is, (B, 1) from 0 to 2: a caption's about 1, a wish's about 0."""
-        agreement = torch.cat([evidence.text_BE, evidence.image_BL * evidence.text_BL], dim=1)
-        return 2 * torch.sigmoid(self.trust(agreement))
+    def trust_words(self, evidence: Evidence) -> torch.Tensor:
+        """How far words say what a thing is, (B, 1) from 0 to 2: a caption's 1 or more, a wish's about 0."""
+        return 2 * torch.sigmoid(self.weigh_words(evidence))
+
+    def weigh_words(self, evidence: Evidence) -> torch.Tensor:
+        """The log-odds (B, 1) that words are a caption and no wish, by what they say and how far the picture agrees."""
+        image_BW, text_BW = self._read_both(evidence)
+        agreed = (evidence.image_BL * evidence.text_BL, AGREEMENT * image_BW * text_BW)
+        weighed_B1: torch.Tensor = self.trust(torch.cat([evidence.text_BE, *agreed], dim=1))
+        return weighed_B1
+
+    def _read_both(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+        """The words read off the picture and those of the text, unit vectors (B, W)."""
+        image_BW = evidence.image_BE[:, self.labels : self.labels + self.words]
+        return F.normalize(image_BW, dim=1), F.normalize(evidence.text_BE[:, self.labels :], dim=1)
 
     def _see(self, image_BE: torch.Tensor) -> torch.Tensor:
         image_BE = self.input_dropout(image_BE)

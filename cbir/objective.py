@@ -148,7 +148,10 @@ class Objective:
     def _match_targets(
         self, asked: Evidence, asked_tokens: Tokens, answer: Evidence, answer_tokens: Tokens, *, target: np.ndarray
     ) -> torch.Tensor:
-        """InfoNCE of the instance parts; and of the whole vectors, which teaches only how far to trust the words."""
+        """InfoNCE of the instance parts; and of the whole vectors, which teaches only how far to trust the words.
+
+        That is taught by itself, too: the words that ask are wishes, those of the answers are captions.
+        """
         query_BD, key_BD = (
             self.fusion.blend(asked, tokens=asked_tokens),
             self.fusion.blend(answer, tokens=answer_tokens),
@@ -163,7 +166,17 @@ class Objective:
             temperature=self.params.temperature,
             similarity=self.params.similarity,
         )
-        return compare(query_BD, key_BD) + compare(*whole)
+        return (
+            compare(query_BD, key_BD)
+            + compare(*whole)
+            + self._tell_wishes(asked, answer.select(answer_tokens.has_text_B))
+        )
+
+    def _tell_wishes(self, wishes: Evidence, captions: Evidence) -> torch.Tensor:
+        """Binary cross-entropy of the gate that tells captions from wishes."""
+        weighed_B = torch.cat([self.fusion.weigh_words(wishes), self.fusion.weigh_words(captions)])[:, 0]
+        caption_B = torch.cat([torch.zeros(len(wishes.text_BE)), torch.ones(len(captions.text_BE))])
+        return F.binary_cross_entropy_with_logits(weighed_B, caption_B)
 
 
 def encode_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:

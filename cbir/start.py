@@ -38,6 +38,19 @@ class _Words:
     length: float  # root mean square, of the items that have a text
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Heads:
+    """The kernel heads, the words that the image's reads, and what each says of the rows it was solved without."""
+
+    image: KernelHead
+    text: KernelHead
+    both: KernelHead
+    words: _Words
+    image_NO: np.ndarray
+    text_NC: np.ndarray
+    both_NC: np.ndarray
+
+
 def start_fusion(
     features: Features,
     label_NL: np.ndarray,
@@ -57,31 +70,8 @@ def start_fusion(
     rng = np.random.default_rng(params.seed)
     label_NC = (label_NL - label_NL.mean(0)) @ basis_LC
     labels = label_NC.shape[1]
-    text_head, text_NC = _fit_head(
-        features.text_BR, label_NC, there_N=features.has_text_B, blocks=shapes.text.blocks, cluster_N=cluster_N, rng=rng
-    )
-    words = _find_words(text_head, features)
-    target_NO = np.concatenate([label_NC, words.word_NW], axis=1)
-    image_head, image_NO = _fit_head(
-        features.image_BS,
-        target_NO,
-        there_N=features.has_image_B,
-        blocks=shapes.visual.blocks,
-        cluster_N=cluster_N,
-        rng=rng,
-    )
-    _scale_outputs(text_head, text_NC, parts=[slice(0, labels)])
-    _scale_outputs(image_head, image_NO, parts=[slice(0, labels), slice(labels, None)])
-    both_head, both_NC = _fit_head(
-        np.concatenate([image_NO[:, :labels], text_NC], axis=1),
-        label_NC,
-        there_N=features.has_image_B & features.has_text_B,
-        blocks=((labels, 1.0), (labels, 1.0)),
-        cluster_N=cluster_N,
-        rng=rng,
-        standardised=False,
-    )
-    _scale_outputs(both_head, both_NC, parts=[slice(0, labels)])
+    heads = _fit_heads(features, label_NC, shapes=shapes, cluster_N=cluster_N, rng=rng)
+    words = heads.words
     config = FusionConfig(
         visual_width=shapes.visual.width,
         text_width=shapes.text.width,
@@ -92,20 +82,20 @@ def start_fusion(
         kept=min(len(words.components_WR), params.dimensions // 3),
         classes=len(classes.bias_C),
         appearance=0 if copies else min(APPEARANCE, params.dimensions),
-        image_landmarks=len(image_head.landmark_MC),
-        text_landmarks=len(text_head.landmark_MC),
-        both_landmarks=len(both_head.landmark_MC),
+        image_landmarks=len(heads.image.landmark_MC),
+        text_landmarks=len(heads.text.landmark_MC),
+        both_landmarks=len(heads.both.landmark_MC),
         label_shares=(params.label_share_alone, params.label_share_both),
         appearance_shares=(params.appearance_share_alone, params.appearance_share_both),
         similarity=params.similarity,
         late={str(name): share for name, share in params.late.items()},
     )
     fusion = build_fusion(config, shapes, dropout=params.dropout)
-    fusion.image_head, fusion.text_head, fusion.both_head = image_head, text_head, both_head
+    fusion.image_head, fusion.text_head, fusion.both_head = heads.image, heads.text, heads.both
     _set_reader(fusion, words)
     _set_named(fusion, features, classes=classes)
     fusion.late.fit(torch.from_numpy(features.image_BS[features.has_image_B]))
-    evidence = _assemble_rows(fusion, features, image_NO=image_NO, text_NC=text_NC, both_NC=both_NC)
+    evidence = _assemble_rows(fusion, features, heads)
     if copies:
         copy_CNE = torch.stack([assemble_evidence(fusion, one).image_BE for one in copies])
         whiten_changes(fusion, evidence.image_BE, copy_CNE=copy_CNE, mate_P2=pair_mates(cluster_N))
@@ -138,14 +128,12 @@ def assemble_evidence(fusion: Fusion, features: Features) -> Evidence:
         return fusion.judge(image_BS, text_BR)
 
 
-def _assemble_rows(
-    fusion: Fusion, features: Features, *, image_NO: np.ndarray, text_NC: np.ndarray, both_NC: np.ndarray
-) -> Evidence:
-    """The evidence of rows whose predictions are given, a block of them at a time."""
+def _assemble_rows(fusion: Fusion, features: Features, heads: _Heads) -> Evidence:
+    """The evidence of the rows that the heads are of, by their cross-fitted predictions, a block of them at a time."""
+    known = (features.image_BS, features.text_BR, heads.image_NO, heads.text_NC, heads.both_NC)
     parts = []
-    for start in range(0, len(image_NO), BLOCK):
-        rows = slice(start, start + BLOCK)
-        arrays = (part[rows] for part in (features.image_BS, features.text_BR, image_NO, text_NC, both_NC))
+    for start in range(0, len(features.image_BS), BLOCK):
+        arrays = (part[start : start + BLOCK] for part in known)
         image_BS, text_BR, image_BO, text_BL, both_BL = (torch.from_numpy(array).float() for array in arrays)
         parts.append(fusion.assemble(image_BS, text_BR, image_BO=image_BO, text_BL=text_BL, both_BL=both_BL))
     return Evidence(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
@@ -178,6 +166,38 @@ def _set_named(fusion: Fusion, features: Features, *, classes: Classes) -> None:
     pooled_NV = torch.from_numpy(features.image_BS[features.has_image_B, : fusion.head_width]).float()
     word_CW = fusion.read_words(fusion.text_head.normalise(torch.from_numpy(classes.text_CR)))
     fusion.named.fit(pooled_NV, classes=classes, word_CW=word_CW)
+
+
+def _fit_heads(
+    features: Features, label_NC: np.ndarray, *, shapes: TowerShapes, cluster_N: np.ndarray, rng: np.random.Generator
+) -> _Heads:
+    """Solve the three heads; that of both modalities learns from what the others say of rows they have not seen."""
+    labels = label_NC.shape[1]
+    text, text_NC = _fit_head(
+        features.text_BR, label_NC, there_N=features.has_text_B, blocks=shapes.text.blocks, cluster_N=cluster_N, rng=rng
+    )
+    words = _find_words(text, features)
+    image, image_NO = _fit_head(
+        features.image_BS,
+        np.concatenate([label_NC, words.word_NW], axis=1),
+        there_N=features.has_image_B,
+        blocks=shapes.visual.blocks,
+        cluster_N=cluster_N,
+        rng=rng,
+    )
+    _scale_outputs(text, text_NC, parts=[slice(0, labels)])
+    _scale_outputs(image, image_NO, parts=[slice(0, labels), slice(labels, None)])
+    both, both_NC = _fit_head(
+        np.concatenate([image_NO[:, :labels], text_NC], axis=1),
+        label_NC,
+        there_N=features.has_image_B & features.has_text_B,
+        blocks=((labels, 1.0), (labels, 1.0)),
+        cluster_N=cluster_N,
+        rng=rng,
+        standardised=False,
+    )
+    _scale_outputs(both, both_NC, parts=[slice(0, labels)])
+    return _Heads(image=image, text=text, both=both, words=words, image_NO=image_NO, text_NC=text_NC, both_NC=both_NC)
 
 
 def _fit_head(

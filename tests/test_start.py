@@ -111,7 +111,7 @@ def test_picture_and_words_together_name_a_label_that_each_knows_half_of() -> No
     assert rate(evidence.both_BL) > 0.95
 
 
-def test_a_wish_leaves_the_label_part_as_short_as_a_picture_alone_has_it() -> None:
+def test_a_wish_beside_a_picture_leaves_no_label_part() -> None:
     features, label_NL = halve_kinds()
     fusion, config, evidence = start(features, label_NL)
     instance_ND = torch.nn.functional.normalize(torch.ones(ROWS, fusion.instance_width), dim=1)
@@ -124,7 +124,7 @@ def test_a_wish_leaves_the_label_part_as_short_as_a_picture_alone_has_it() -> No
         label_N, rest_N = vector_ND[:, : config.labels].norm(dim=1), vector_ND[:, config.labels :].norm(dim=1)
         return label_N / rest_N * (1 + PARAMS.appearance_share_both**2) ** 0.5
 
-    assert torch.allclose(measure(-20.0), torch.full((ROWS,), PARAMS.label_share_alone), atol=1e-4)
+    assert torch.allclose(measure(-20.0), torch.zeros(ROWS), atol=1e-4)
     assert torch.allclose(measure(0.0), torch.full((ROWS,), PARAMS.label_share_both), atol=1e-4)
 
 
