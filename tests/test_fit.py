@@ -12,15 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import SHAPES
 from small_fusions import draw_features
 
 from cbir.classes import Classes
+from cbir.encoder import Features
 from cbir.errors import TrainingError
 from cbir.finetune import FAULTS
 from cbir.fit import PATIENCE, Catalogue, fit_epochs
 from cbir.history import find_best
 from cbir.params import TrainParams
+from cbir.start import assemble_evidence
 
 PARAMS = TrainParams(dimensions=16, batch_size=16, epochs=6)
 ROWS, HELD_OUT = 60, 20
@@ -97,3 +100,29 @@ def test_a_loss_that_is_no_number_stops_the_fit_and_keeps_the_ids_of_its_batch(
     ids = json.loads((tmp_path / FAULTS).read_text())
     assert 0 < len(ids) <= ROWS - HELD_OUT
     assert set(ids) <= set(catalogue.items["id"].to_pylist()[: ROWS - HELD_OUT])
+
+
+def test_the_gate_learns_which_words_are_wishes(catalogue: Catalogue) -> None:
+    rng = np.random.default_rng(1)
+    wish_R = rng.normal(size=SHAPES.text.summary)  # wishes resemble one another and no caption
+
+    def read(words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        summary_UR = wish_R + 0.3 * rng.normal(size=(len(words), SHAPES.text.summary))
+        tokens_UTW = rng.normal(size=(len(words), 1, SHAPES.text.width))
+        return tokens_UTW.astype(np.float32), np.ones((len(words), 1), bool), summary_UR.astype(np.float32)
+
+    pairs = [(f"{n:02d}", f"in {COLOURS[(n + 1) % 3]}, {n}", f"{n + 1:02d}") for n in range(ROWS - 1)]
+    columns = zip(*pairs, strict=True)
+    names = ("reference_id", "caption", "target_id")
+    pq.write_table(pa.table(dict(zip(names, columns, strict=True))), catalogue.ingested / "relative.parquet")
+    catalogue = replace(catalogue, towers=cast(Any, SimpleNamespace(shapes=SHAPES, read=read)))
+    fusion, _, _ = fit_epochs(
+        catalogue, catalogue.rows, validation=catalogue.rows[:0], params=replace(PARAMS, epochs=30, temperature=1.0)
+    )
+
+    def trust(features: Features) -> np.ndarray:
+        with torch.inference_mode():
+            return fusion.trust_words(assemble_evidence(fusion, features)).numpy()
+
+    wishes = replace(catalogue.features, text_BR=read(["a wish"] * ROWS)[2])
+    assert np.quantile(trust(wishes), 0.9) < 0.5 * np.quantile(trust(catalogue.features), 0.1)
