@@ -118,6 +118,7 @@ def test_an_interrupted_training_leaves_none_of_its_processes_behind(tmp_path: P
         wait_until(told.exists)
         os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background of a shell ignores it
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
