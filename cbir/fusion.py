@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbir.classes import NamedClasses
-from cbir.kernel import KernelHead
+from cbir.kernel import Blocks, KernelHead
 from cbir.late import LateFusion
 from cbir.similarity import Similarity
 from cbir.towers.shape import TextShape, VisualShape
@@ -30,9 +30,7 @@ GAIN = 3.0  # of the evidence, whose parts have about unit length
 LABEL_EVIDENCE = 0.6
 RAW_EVIDENCE = 0.5
 TOGETHER = 1.5  # length of what both modalities say of the labels together, beside what each says
-BELIEF = (
-    2.0  # words beside a picture that are trusted half as much as they are at first still give the whole label part
-)
+BELIEF = 2.0  # beside a picture, words that are trusted half as far as at first still give the whole label part
 AGREEMENT = 10.0  # of picture and words, word by word: products of unit vectors' components are small
 NAMED = 0.25  # length of the words of named classes beside the words that the regression reads off a picture
 WORDS_SHARE = 0.7  # length of the words beside the projection, whose length is 1
@@ -112,7 +110,7 @@ class Fusion(nn.Module):
         outputs = config.labels + config.words
         self.image_head = KernelHead(blocks=visual.blocks, landmarks=config.image_landmarks, outputs=outputs)
         self.text_head = KernelHead(blocks=text.blocks, landmarks=config.text_landmarks, outputs=config.labels)
-        opinions = ((config.labels, 1.0), (config.labels, 1.0))  # the picture's and the words'
+        opinions = name_opinions(config.labels)
         self.both_head = KernelHead(blocks=opinions, landmarks=config.both_landmarks, outputs=config.labels)
         self.read_words = nn.Linear(text.summary, config.words).requires_grad_(False)
         self.named = NamedClasses(classes=config.classes, visual_width=self.head_width, words=config.words)
@@ -270,6 +268,11 @@ class Fusion(nn.Module):
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.reshape(*states.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def name_opinions(labels: int) -> Blocks:
+    """The blocks of the head of both modalities: what the picture and what the words say of the labels."""
+    return ((labels, 1.0), (labels, 1.0))
 
 
 def _zero_linear(width_in: int, width_out: int) -> nn.Linear:

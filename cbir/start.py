@@ -15,7 +15,7 @@ import torch
 from cbir.classes import Classes
 from cbir.encoder import Features
 from cbir.fusing import build_fusion
-from cbir.fusion import Evidence, Fusion, FusionConfig
+from cbir.fusion import Evidence, Fusion, FusionConfig, name_opinions
 from cbir.kernel import BLOCK, Blocks, KernelHead, draw_folds, fit_kernel_head
 from cbir.params import TrainParams
 from cbir.projections import align_projections, find_directions, spread_projections, whiten_appearance, whiten_changes
@@ -191,7 +191,7 @@ def _fit_heads(
         np.concatenate([image_NO[:, :labels], text_NC], axis=1),
         label_NC,
         there_N=features.has_image_B & features.has_text_B,
-        blocks=((labels, 1.0), (labels, 1.0)),
+        blocks=name_opinions(labels),
         cluster_N=cluster_N,
         rng=rng,
         standardised=False,
