@@ -41,6 +41,7 @@ def measure_embedding() -> list[list[str]]:
         visual, text = build_visual(TowerParams()), build_text(TowerParams(), captions=[])
         export_towers(visual, text, folder)
         fusion, config = _build(Towers(folder).shapes)
+        fusion.late.order(torch.randn(IMAGES, len(fusion.late.turn_TD)))  # to fewer dimensions, as one that is trained
         save_fusion(fusion, config, Towers(folder).shapes, folder=folder)
         encoder = Encoder.load(folder)
         files, words = _draw_files(folder), [f"a picture of number {n}, drawn at random" for n in range(IMAGES)]
@@ -134,7 +135,7 @@ def _make_objective(fusion: Fusion, features: Features, *, params: TrainParams) 
         }
     )
     data = TrainingData(items, features, indexed=features, cluster_N=np.arange(BATCH), most_labels=LABELS)
-    relative = RelativeWords(data, [], towers=None)  # type: ignore[arg-type]  # asked for words alone
+    relative = RelativeWords([], towers=None)  # type: ignore[arg-type]  # asked for words alone
     return Objective(fusion, data, evidence=assemble_evidence(fusion, features), relative=relative, params=params)
 
 
@@ -182,7 +183,7 @@ def _build(shapes: TowerShapes) -> tuple[Fusion, FusionConfig]:
 
 def _step(loss: torch.Tensor, model: Fusion, optimiser: torch.optim.Optimizer) -> float:
     optimiser.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimiser.step()
     return loss.item()

@@ -9,6 +9,7 @@ import copy
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ from cbir.two_towers import TwoTowers, list_groups
 SIDE, TEMPERATURE, CLIP = 224, 0.07, 1.0
 ON_GPU = torch.cuda.is_available()
 BATCH, IMAGES = (256, 4000) if ON_GPU else (32, 70)
-PRECISION = "bf16-mixed" if ON_GPU else "32-true"
-SETTINGS = (  # precision, compiled, batch; a processor takes the first
+Precision = Literal["32-true", "bf16-mixed"]
+PRECISION: Precision = "bf16-mixed" if ON_GPU else "32-true"
+SETTINGS: tuple[tuple[Precision, bool, int], ...] = (  # precision, compiled, batch; a processor takes the first
     ("32-true", False, BATCH),
     ("bf16-mixed", False, BATCH),
     ("bf16-mixed", False, 8 * BATCH),
@@ -57,7 +59,7 @@ def measure_step_of_towers() -> list[list[str]]:
         image_BD, text_BD = vectors.float()
         logits_BB = image_BD @ text_BD.T / TEMPERATURE
         loss = (F.cross_entropy(logits_BB, target_B) + F.cross_entropy(logits_BB.T, target_B)) / 2
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(bare.parameters(), CLIP)
         optimiser.step()
         optimiser.zero_grad()
@@ -95,20 +97,21 @@ def measure_epochs_of_towers() -> list[list[str]]:
     return rows
 
 
-def _make_tuning(count: int, *, precision: str, compile: bool = False, batch_size: int = BATCH) -> FineTuning:
+def _make_tuning(count: int, *, precision: Precision, compile: bool = False, batch_size: int = BATCH) -> FineTuning:
     torch.manual_seed(0)
     visual, text = build_visual(TowerParams()), build_text(TowerParams(), captions=[])
     with tempfile.TemporaryDirectory() as scratch:
         text.save_tokenizer(Path(scratch))
         tokenizer = open_tokenizer(Path(scratch), max_tokens=text.max_tokens)
-    settings = {"batch_size": batch_size, "micro_batch": BATCH, "precision": precision, "compile": compile}
     return FineTuning(
         TwoTowers(visual, text, dimensions=512, similarity="cosine", one_space=False),
         _draw(count),
         _draw(BATCH),
         tokenizer=tokenizer,
         loss=make_pair_loss("info_nce", temperature=TEMPERATURE, similarity="cosine"),
-        params=FineTuneParams(epochs=10_000, **settings),
+        params=FineTuneParams(
+            epochs=10_000, batch_size=batch_size, micro_batch=BATCH, precision=precision, compile=compile
+        ),
         faults=Path("not-finite.json"),
     )
 

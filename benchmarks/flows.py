@@ -106,7 +106,7 @@ def copy_workspace(workspace: Path, to: Path) -> Path:
 def measure_nothing(workspace: Path) -> list[str]:
     """`retrain` where nothing changed, and what it computed."""
     before = list_kept(workspace)
-    seconds = []
+    seconds: list[float] = []
     for _ in range(3):
         with clock(seconds):
             answer = json.loads(run_command(workspace, "retrain"))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from benchmarks.__main__ import describe_machine
 from cbir.answers import Answers
 from cbir.encoder import Encoder
 from cbir.gallery import Gallery, load_gallery
-from cbir.params import FineTuneParams, TowerParams, TrainParams
+from cbir.params import FineTuneParams, LossName, TowerParams, TrainParams
 from cbir.query_sets import embed_views, list_query_sets, measure_system, run_encoder
 from cbir.records import read_items, read_table, write_table
 from cbir.rivals import Rivals
@@ -56,8 +57,8 @@ def list_methods() -> list[Method]:
     clip = "open_clip/ViT-B-32"
     methods = [Method(name="default: EfficientNet-Lite0, MiniLM-L6, InfoNCE, cosine")]
     methods += [Method(name=f"pooling: {name}", towers=TowerParams(pooling=name)) for name in ("gem", "attention")]
-    losses = ("sigmoid", "triplet_semihard", "triplet_hardest", "contrastive", "supervised_contrastive")
-    methods += [Method(name=f"loss: {name}", train=TrainParams(loss=name)) for name in (*losses, "multi_similarity")]
+    losses = [name for name in get_args(LossName) if name != TrainParams().loss]
+    methods += [Method(name=f"loss: {name}", train=TrainParams(loss=name)) for name in losses]
     methods += [Method(name=f"similarity: {name}", train=TrainParams(similarity=name)) for name in ("dot", "euclidean")]
     methods += [
         Method(name=f"fused late: {name}", train=TrainParams(late={name: 0.1}))

@@ -24,8 +24,9 @@ from cbir.records import read_relative, read_table, select_items
 class Gallery:
     """Items that ask and are searched.
 
-    ``copies`` are the tower outputs of changed copies of the pictures, where there are no words or labels to ask with;
-    ``pairs`` are relative captions as (row of the reference, words, row of the target).
+    ``hashes`` are those of the pictures, equal where they show the very same; ``copies`` are the tower outputs of
+    changed copies of the pictures, where there are no words or labels to ask with; ``pairs`` are relative captions as
+    (row of the reference, words, row of the target).
     """
 
     ids: Sequence[str]
@@ -33,6 +34,7 @@ class Gallery:
     labels: Sequence[Sequence[str]]
     captions: Sequence[str | None]
     images: Sequence[bytes]
+    hashes: Sequence[str]
     features: Features
     copies: Features | None
     pairs: Sequence[tuple[int, str, int]]
@@ -75,12 +77,12 @@ def select_gallery(
     towers_folder: Path,
     cache: Path,
 ) -> Gallery:
-    """The given rows of ``items`` (id, image, captions, labels), features and clusters, and the pairs among them.
+    """The given rows of ``items`` (id, image, captions, labels, sha256), features and clusters, and pairs among them.
 
     They come in an order that says nothing: of equal scores the first wins, and files often lie sorted by class.
     """
     rows = np.random.default_rng(len(rows)).permutation(rows)
-    chosen = items.select(["id", "image", "captions", "labels"]).take(rows)
+    chosen = items.select(["id", "image", "captions", "labels", "sha256"]).take(rows)
     copies = None
     if len(rows) and is_bare(chosen):
         copies = load_copies(chosen, seed=ASKED, towers_folder=towers_folder, cache=cache)
@@ -91,6 +93,7 @@ def select_gallery(
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
         images=chosen["image"].to_pylist(),
+        hashes=chosen["sha256"].to_pylist(),
         features=select_rows(features, rows),
         copies=copies,
         pairs=read_relative(ingested, ids),

@@ -2,13 +2,16 @@
 
 | query set | query | relevant |
 |---|---|---|
-| ``text_to_image``, ``image_to_text`` | an item's words; its picture | its own picture; its own words |
+| ``text_to_image``, ``image_to_text`` | an item's words; its picture | its picture; its words |
 | ``label`` | an item | the others that share a label |
 | ``label_name`` | what a label is called | the items that have it, as the index holds them |
 | ``copy`` | a changed copy of an item's picture, where no item has words or labels | its picture |
 | ``duplicate`` | an item's picture | the pictures of its cluster: near duplicates and variants |
 | ``relative`` | a picture and a change of it in words | the picture that has the change |
-| ``relative_indexed`` | the same | the same, among items as the index holds them |
+| ``relative_indexed`` | the same | the item that has the change, among items as the index holds them |
+
+A picture that is there twice, or words that two items have, are as good an answer from the one as from the other: no
+query could tell them apart (Chun et al. 2022, ECCV Caption, on what it costs to count such answers as wrong).
 
 Shapes: Q queries (B of one block), N items of the gallery, S signs, D dimensions, J judgements, P points of a curve.
 """
@@ -24,6 +27,7 @@ from scipy.sparse import csr_array, eye_array
 
 from cbir.answers import Answers
 from cbir.baselines import normalise
+from cbir.clusters import number_twins
 from cbir.encoder import Encoder, Features
 from cbir.features import keep_modalities, replace_words, select_rows
 from cbir.gallery import Gallery
@@ -128,7 +132,9 @@ def list_query_sets(gallery: Gallery, *, reads_words: bool = True) -> list[Query
     sets.append(_ask_others("label", gallery.labels, gallery=gallery))
     sets.append(_ask_names(gallery))
     sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery))
-    sets += [_ask_relative(name, gallery) for name in ("relative", "relative_indexed")]
+    held = [f"{picture} {words}" for picture, words in zip(gallery.hashes, gallery.captions, strict=True)]
+    sets.append(_ask_relative("relative", gallery.hashes, gallery=gallery))
+    sets.append(_ask_relative("relative_indexed", held, gallery=gallery))
     return [one for one in sets if len(one.ids) and (reads_words or one.name in OF_PICTURES)]
 
 
@@ -147,8 +153,8 @@ def _ask_items(
 
 
 def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
-    """The query's own item is what is relevant: each item is a sign of its own."""
-    sign_NS = eye_array(len(gallery.ids), format="csr")
+    """The query's own item is what is relevant, and whatever has the same words or the same picture."""
+    sign_NS = _encode_signs([[str(twin)] for twin in number_twins(gallery.captions, gallery.hashes)])
     nothing_Q = np.full(len(asking_Q), -1)
     return _ask_items(name, asking_Q, left_out_Q=nothing_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS, gallery=gallery)
 
@@ -184,11 +190,11 @@ def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
     return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(signs), max(len(names), 1)))
 
 
-def _ask_relative(name: str, gallery: Gallery) -> QuerySet:
-    """This picture, but ...: the target is relevant, the reference itself is left out of the gallery."""
+def _ask_relative(name: str, shown: Sequence[str], *, gallery: Gallery) -> QuerySet:
+    """This picture, but ...: what shows the same as the target is relevant; the reference itself is left out."""
     pair_Q2 = np.array([(reference, target) for reference, _, target in gallery.pairs], np.int64).reshape(-1, 2)
     reference_Q, target_Q = pair_Q2.T
-    sign_NS = eye_array(len(gallery.ids), format="csr")
+    sign_NS = _encode_signs([[one] for one in shown])
     return _ask_items(
         name, reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS, gallery=gallery
     )

@@ -37,21 +37,31 @@ def read(words: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return text[:, None], np.ones((len(words), 1), bool), text
 
 
-def hold_out(tmp_path: Path, pairs: list[tuple[str, str, str]], *, text: np.ndarray) -> HeldOut:
-    text = text.astype(np.float32)
+def hold_out(
+    tmp_path: Path,
+    pairs: list[tuple[str, str, str]],
+    *,
+    text: np.ndarray,
+    pictures: np.ndarray = PICTURES,
+    labels: list[list[str]] = LABELS,
+    hashes: str = "abcd",
+) -> HeldOut:
+    pictures, text = pictures.astype(np.float32), text.astype(np.float32)
+    count = len(pictures)
     features = Features(
-        image_BS=PICTURES.astype(np.float32),
-        grid_BGV=PICTURES[:, None],
-        has_image_B=np.ones(4, bool),
+        image_BS=pictures,
+        grid_BGV=pictures[:, None],
+        has_image_B=np.ones(count, bool),
         text_BR=text,
         captions_BR=text,
         tokens_BTW=text[:, None],
-        token_mask_BT=np.ones((4, 1), bool),
-        has_text_B=np.ones(4, bool),
+        token_mask_BT=np.ones((count, 1), bool),
+        has_text_B=np.ones(count, bool),
     )
     rows = [dict(zip(RELATIVE_SCHEMA.names, pair, strict=True)) for pair in pairs]
     write_table(tmp_path / "relative.parquet", pa.Table.from_pylist(rows, schema=RELATIVE_SCHEMA))
-    items = pa.table({"id": list("0123"), "labels": LABELS})
+    ids, captions = [str(n) for n in range(count)], [[f"thing {n}"] for n in range(count)]
+    items = pa.table({"id": ids, "labels": labels, "captions": captions, "sha256": list(hashes)})
     return HeldOut(items, features, ingested=tmp_path, towers=SimpleNamespace(read=read))
 
 
@@ -71,3 +81,13 @@ def test_items_without_relative_captions_are_judged_by_words_and_labels(tmp_path
 def test_what_the_words_say_of_another_lowers_the_labels(tmp_path: Path) -> None:
     found = hold_out(tmp_path, [], text=np.eye(4)[[2, 3, 2, 3]] * 3).check(FUSION)
     assert found["map"] < 1
+
+
+@pytest.mark.parametrize(("hashes", "share"), [("abcdefghijkl", 11 / 12), ("aacdefghijkl", 1.0)])
+def test_words_find_a_picture_that_is_there_twice_by_either(tmp_path: Path, hashes: str, share: float) -> None:
+    """The first of twelve finds all others before its own picture; where the second is the same, it is found."""
+    text = np.eye(12)
+    text[0] = np.linspace(-1, 1, 12)[::-1]
+    text[0, 0] = -2
+    found = hold_out(tmp_path, [], text=text, pictures=np.eye(12), labels=[["a"]] * 12, hashes=hashes).check(FUSION)
+    assert found["hit@10"] == pytest.approx(share)

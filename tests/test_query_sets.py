@@ -35,6 +35,7 @@ def gallery() -> Gallery:
         labels=[["red"], ["red", "round"], ["blue"], []],
         captions=["red", "red ball", "blue", None],
         images=[b""] * ROWS,
+        hashes=["1", "2", "3", "4"],
         copies=None,
         features=replace(blank_features(ROWS), has_text_B=np.array([True, True, True, False])),
         pairs=[(0, "but blue", 2)],
@@ -70,6 +71,18 @@ def test_what_is_relevant_is_the_same_label_or_the_target(gallery: Gallery) -> N
     assert relevant["duplicate"] == [1, 0]
     assert relevant["relative"] == [2]
     assert relevant["text_to_image"] == [0, 1, 2]
+
+
+def test_what_no_query_could_tell_from_the_answer_is_an_answer_too(gallery: Gallery) -> None:
+    """The blue thing is there twice, under other words; and another red thing is called as the first one is."""
+    twice = replace(gallery, hashes=["1", "2", "3", "3"], captions=["red", "red", "blue", "azure"])
+    relevant = {
+        one.name: [judge_rows(one, q, q + 1).item_J.tolist() for q in range(len(one.ids))]
+        for one in list_query_sets(twice)
+    }
+    assert relevant["text_to_image"] == relevant["image_to_text"] == [[0, 1], [0, 1], [2, 3]]
+    assert relevant["relative"] == [[2, 3]]
+    assert relevant["relative_indexed"] == [[2]]
 
 
 def test_judgements_of_a_block_are_those_of_its_queries_as_a_naive_loop_finds_them(gallery: Gallery) -> None:

@@ -46,11 +46,11 @@ class IngestParams:
     Pictures with a side under ``least_side`` pixels, or over ``max_pixels`` in all, go to quarantine.
     """
 
-    image_size: int = Field(224, ge=32, le=1024)
+    image_size: int = Field(default=224, ge=32, le=1024)
     background: Colour = "white"
-    least_side: int = Field(16, ge=1)
-    max_pixels: int = Field(100_000_000, ge=1)
-    shard_rows: int = Field(1000, ge=1)
+    least_side: int = Field(default=16, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    shard_rows: int = Field(default=1000, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -67,9 +67,9 @@ class SplitParams:
     ``keep``: whether items stay where the split of an earlier run has them; without, the next split is drawn anew.
     """
 
-    validation: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, gt=0, lt=1)
-    phash_distance: int = Field(4, ge=0, le=64)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+    phash_distance: int = Field(default=4, ge=0, le=64)
     seed: Seed = 0
     keep: bool = True
 
@@ -96,17 +96,17 @@ class FineTuneParams:
     a tower's last layers, ``layer_decay`` times that with every twelfth below. ``workers``: that decode, a rank.
     """
 
-    epochs: int = Field(0, ge=0)
-    batch_size: int = Field(256, ge=2)
-    micro_batch: int = Field(256, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    tower_rate: float = Field(1e-4, gt=0)
-    layer_decay: float = Field(0.8, gt=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
+    epochs: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=256, ge=2)
+    micro_batch: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    tower_rate: float = Field(default=1e-4, gt=0)
+    layer_decay: float = Field(default=0.8, gt=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count | Literal["auto"] = 1
-    hosts: int = Field(1, ge=1)
+    hosts: int = Field(default=1, ge=1)
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     compile: bool = False
     seed: Seed = 0
@@ -122,22 +122,22 @@ class TrainParams:
     beside the encoder's 1; see ``cbir/late.py``.
     """
 
-    dimensions: int = Field(512, ge=16, le=2048)
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(256, ge=8)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    dimensions: int = Field(default=512, ge=16, le=2048)
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=256, ge=8)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     loss: LossName = "info_nce"
     similarity: Similarity = "cosine"
-    temperature: float = Field(0.07, gt=0)
-    label_weight: float = Field(0.5, ge=0)
-    relative_weight: float = Field(1.0, ge=0)
-    label_share_alone: float = Field(0.3, ge=0)
-    label_share_both: float = Field(1.5, ge=0)
-    appearance_share_alone: float = Field(1.0, ge=0)
-    appearance_share_both: float = Field(0.4, ge=0)
+    temperature: float = Field(default=0.07, gt=0)
+    label_weight: float = Field(default=0.5, ge=0)
+    relative_weight: float = Field(default=1.0, ge=0)
+    label_share_alone: float = Field(default=0.3, ge=0)
+    label_share_both: float = Field(default=1.5, ge=0)
+    appearance_share_alone: float = Field(default=1.0, ge=0)
+    appearance_share_both: float = Field(default=0.4, ge=0)
     late: dict[LateSignal, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
     seed: Seed = 0
 
 
@@ -145,7 +145,7 @@ class TrainParams:
 class EmbedParams:
     """``dimensions``: that the index stores, the first of the encoder's, which say most; null for all."""
 
-    dimensions: int | None = Field(None, ge=8)
+    dimensions: int | None = Field(default=None, ge=8)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -156,9 +156,9 @@ class EvaluateParams:
     ``least_queries`` queries is counted and not scored.
     """
 
-    k: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
+    k: tuple[Count, ...] = Field(default=(1, 5, 10), min_length=1)
     slices: tuple[str, ...] = ("label", "has_caption", "size")
-    least_queries: int = Field(20, ge=1)
+    least_queries: int = Field(default=20, ge=1)
     seed: Seed = 0
 
 
@@ -170,8 +170,8 @@ class ReleaseParams:
     pointers and figures to git before it registers, so that `cbir-ops repro --verify` can make them again.
     """
 
-    name: str = Field("cbir", pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_. -]*[A-Za-z0-9_])?$")
-    keep: int = Field(5, ge=1)
+    name: str = Field(default="cbir", pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_. -]*[A-Za-z0-9_])?$")
+    keep: int = Field(default=5, ge=1)
     commit: bool = False
 
 
@@ -189,17 +189,17 @@ class GateParams:
     first_floor: dict[str, float] | None = None
     protect: dict[str, NonNegative] = Field(default_factory=dict)
     improve: tuple[str, ...] = ()
-    level: float = Field(0.95, ge=0.5, lt=1)
-    least_gain: float = Field(0.01, ge=0)
-    least_clusters: int = Field(30, ge=2)
-    slice_margin: float = Field(0.1, ge=0)
+    level: float = Field(default=0.95, ge=0.5, lt=1)
+    least_gain: float = Field(default=0.01, ge=0)
+    least_clusters: int = Field(default=30, ge=2)
+    slice_margin: float = Field(default=0.1, ge=0)
     fusion: tuple[str, ...] = ()
-    fusion_margin: float = Field(0.0, ge=0)
-    golden_margin: float = Field(0.0, ge=0)
-    recall: float = Field(0.95, ge=0, le=1)
-    filtered_recall: float = Field(0.95, ge=0, le=1)
-    latency_ms: float = Field(1000.0, gt=0)
-    leaks: int = Field(0, ge=0)
+    fusion_margin: float = Field(default=0.0, ge=0)
+    golden_margin: float = Field(default=0.0, ge=0)
+    recall: float = Field(default=0.95, ge=0, le=1)
+    filtered_recall: float = Field(default=0.95, ge=0, le=1)
+    latency_ms: float = Field(default=1000.0, gt=0)
+    leaks: int = Field(default=0, ge=0)
     seed: Seed = 0
 
 
