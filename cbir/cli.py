@@ -21,7 +21,7 @@ from cbir import data_commands, experiment_commands, release_commands
 from cbir.errors import CbirError
 from cbir.printing import AsJson, print_json
 from cbir.texts import flatten_line
-from cbir.workspace import find_workspace
+from cbir.workspace import check_writable, find_workspace
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 DAILY, RELEASES, FIGURES = "Every day", "Releases", "Figures and experiments"  # how `--help` groups commands
@@ -84,6 +84,7 @@ def demo() -> None:
     from cbir.sources import import_source
 
     workspace = find_workspace()
+    check_writable(workspace)
     report = import_source("openmoji", name=None, raw=workspace / "data" / "raw")
     typer.echo(f"OpenMoji (CC BY-SA 4.0): {report.added} pictures added, {report.unchanged} unchanged")
     summary = _run_retrain(workspace)
@@ -152,9 +153,12 @@ def refresh(
     as_json: AsJson = False,
 ) -> None:
     """Bring new, changed and deleted pictures of data/raw to the live index, without a training."""
+    from cbir.registry import open_registry
     from flows.home import choose_home
 
     workspace = find_workspace()
+    check_writable(workspace)
+    open_registry(workspace).get_champion()  # that none is live is said before Prefect starts
     choose_home(workspace)
     from flows.faults import leave_faults_to_caller
     from flows.refresh import refresh as flow
@@ -242,6 +246,7 @@ def evaluate(
 def _run_retrain(workspace: Path) -> dict[str, Any]:
     from flows.home import choose_home
 
+    check_writable(workspace)
     choose_home(workspace)
     from flows.faults import leave_faults_to_caller
     from flows.retrain import retrain as flow

@@ -7,7 +7,7 @@ and exits with status 2. Anything else that escapes is our own mistake and keeps
     ├── SourceError        a source to import is missing, empty or malformed
     ├── ImageError         one image cannot be used (a reason for the quarantine, or a bad query image)
     ├── ParamsError        params.yaml has an unknown key or an impossible value
-    ├── WorkspaceError     a file that an earlier step writes is not there
+    ├── WorkspaceError     there is none, it may not be written to, or a file that an earlier step writes is not there
     ├── ValidationError    an expectation of severity error failed
     ├── SplitError         the items cannot be split as asked
     ├── TowerError         a tower's weights cannot be had or do not fit
@@ -45,7 +45,7 @@ class ParamsError(CbirError):
 
 
 class WorkspaceError(CbirError):
-    """A file that an earlier step writes is not there."""
+    """There is no workspace, it may not be written to, or a file that an earlier step writes is not there."""
 
 
 class ValidationError(CbirError):

@@ -26,6 +26,16 @@ def find_workspace() -> Path:
     raise WorkspaceError(f"No dvc.yaml in {here} or above; run inside a cbir-ops workspace.")
 
 
+def check_writable(workspace: Path) -> None:
+    """Refuse what writes, where nothing may be written: the tools below would try for minutes, and say less.
+
+    Raises:
+        WorkspaceError: so it is.
+    """
+    if not os.access(workspace, os.W_OK):
+        raise WorkspaceError(f"{workspace} cannot be written to; run in a workspace that you may write to.")
+
+
 def locate_index(workspace: Path) -> str:
     """Where the index tables lie: CBIR_INDEX_URI, or the folder ``lancedb`` of the workspace.
 

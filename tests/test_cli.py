@@ -17,6 +17,7 @@ from small_releases import NOW, make_registry, make_release
 from typer.testing import CliRunner
 
 from cbir.cli import app, main
+from cbir.errors import WorkspaceError
 from cbir.registry import Registry
 from flows.home import OWNER, choose_home, end_orphans
 
@@ -124,6 +125,25 @@ def test_a_registry_that_is_down_is_named_within_seconds(workspace: Path) -> Non
     done = cbir(workspace, "releases", "list", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert (done.returncode, "The registry http://127.0.0.1:9 does not answer" in done.stderr) == (2, True), done.stderr
     assert time.monotonic() - start < 60  # on a busy machine; it was four minutes
+
+
+@pytest.mark.parametrize("command", ["retrain", "refresh", "demo"])
+def test_what_writes_says_at_once_that_it_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests' own user may be one who may everything
+    with pytest.raises(WorkspaceError, match="in a workspace that you may write to"):
+        CliRunner().invoke(app, [command], catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["dvc.yaml"]
+
+
+@pytest.mark.slow
+def test_a_refresh_of_nothing_that_is_live_says_so_before_prefect_starts(workspace: Path) -> None:
+    done = cbir(workspace, "refresh")
+    assert (done.returncode, "No release is live" in done.stderr) == (2, True), done.stderr
+    assert not (workspace / ".prefect").exists()
 
 
 @pytest.mark.parametrize(("command", "seconds"), [("query", "15"), ("retrain", None)])
