@@ -7,12 +7,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from small_releases import NOW, make_registry, make_release
 
 from cbir.errors import RegistryError, ReleaseError
 from cbir.gate_report import shorten_reasons
 from cbir.registry import Registry, Release
+from cbir.registry.faults import blame_registry
 from cbir.registry.trials import TrialRuns
 from cbir.workspace import locate_index
 from flows.retrain import promote
@@ -236,6 +238,25 @@ def test_an_artifact_that_is_lost_is_named_with_its_run(registry: Registry, tmp_
     shutil.rmtree(tmp_path / "mlartifacts" / release.run_id)
     with pytest.raises(ReleaseError, match=f"restore evidence/metrics.json of the MLflow run {release.run_id}"):
         registry.fetch_evidence(release, "metrics.json")
+
+
+def test_a_copy_that_cannot_be_written_to_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_registry(first)
+    make_release(first, fingerprint="f")
+    shutil.copytree(first, second)
+    connect = sqlite3.connect
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", lambda path: connect(f"file:{path}?mode=ro", uri=True))
+        with pytest.raises(RegistryError, match=r"mlflow\.db was moved or copied here .* run any command once"):
+            Registry(second, name="cbir")
+    assert Registry(second, name="cbir").list_releases()
+
+
+def test_a_registry_that_cannot_be_written_to_is_not_one_that_does_not_answer() -> None:
+    error = MlflowException("(sqlite3.OperationalError) attempt to write a readonly database")
+    said = "The registry sqlite:///mlflow.db cannot be written to; run in a workspace that you may write to."
+    assert str(blame_registry("sqlite:///mlflow.db", error)) == said
 
 
 def test_a_workspace_that_was_copied_or_moved_has_its_releases_and_writes_into_its_own(tmp_path: Path) -> None:

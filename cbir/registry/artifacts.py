@@ -16,7 +16,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 
-from cbir.errors import ReleaseError
+from cbir.errors import RegistryError, ReleaseError
 
 DOWNLOADS = Path(".cbir/downloads")  # in the workspace, a folder for each run
 PLACES = (("runs", "artifact_uri"), ("model_versions", "source"), ("experiments", "artifact_location"))  # of MLflow 3
@@ -98,9 +98,22 @@ def follow_workspace(database: Path, artifacts: Path) -> None:
 
     MLflow keeps absolute paths, so the releases of a moved workspace could not be loaded, and a copy would write into
     the workspace that it was copied from.
+
+    Raises:
+        RegistryError: the database of one that was moved or copied cannot be written to.
     """
     if not (database.exists() and artifacts.is_dir()):
         return
+    try:
+        _rename_artifacts(database, artifacts)
+    except sqlite3.OperationalError as error:
+        raise RegistryError(
+            f"{database} was moved or copied here and has to be told so, but cannot be written to ({error}); let "
+            "yourself write to it, and run any command once."
+        ) from None
+
+
+def _rename_artifacts(database: Path, artifacts: Path) -> None:
     own = artifacts.as_uri()
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():

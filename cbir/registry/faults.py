@@ -11,6 +11,7 @@ from cbir.errors import RegistryError
 
 CAUSES = (re.compile(r"\[Errno -?\d+\] ([^'\")]+)"), re.compile(r"(timed out)"), re.compile(r"(Max retries exceeded)"))
 LONGEST = 120  # characters
+READ_ONLY = "readonly database"  # as SQLite says it
 
 
 def find_cause(error: Exception) -> str:
@@ -18,6 +19,15 @@ def find_cause(error: Exception) -> str:
     text = str(error)
     found = next(filter(None, (cause.search(text) for cause in CAUSES)), None)
     return found[1].strip() if found else text.splitlines()[0][:LONGEST]
+
+
+def blame_registry(uri: str, error: Exception) -> RegistryError:
+    """The fault of a registry that failed at a call."""
+    if READ_ONLY in str(error):
+        return RegistryError(f"The registry {uri} cannot be written to; run in a workspace that you may write to.")
+    return RegistryError(
+        f"The registry {uri} does not answer ({find_cause(error)}); start it, or see MLFLOW_TRACKING_URI."
+    )
 
 
 def check_database(path: Path) -> None:

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from cbir.errors import RegistryError
 from cbir.registry.artifacts import follow_workspace
-from cbir.registry.faults import check_database, find_cause
+from cbir.registry.faults import blame_registry, check_database, find_cause
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"  # of the embedded MLflow, in the workspace
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a model or a run; a model's alias
@@ -29,7 +29,8 @@ class Tracking:
         """Find it; a workspace that was moved finds its artifacts where they are now.
 
         Raises:
-            RegistryError: the workspace's file is no database, or MLFLOW_TRACKING_URI is none that MLflow takes.
+            RegistryError: the workspace's file is no database, or was moved and cannot be written to, or
+                MLFLOW_TRACKING_URI is none that MLflow takes.
         """
         root = workspace.resolve()
         own = f"sqlite:///{root / DATABASE}"
@@ -77,9 +78,6 @@ class _Answering:
             except MlflowException as error:
                 if error.error_code in ABSENT:
                     raise
-                raise RegistryError(
-                    f"The registry {self._uri} does not answer ({find_cause(error)}); start it, or see "
-                    "MLFLOW_TRACKING_URI."
-                ) from None
+                raise blame_registry(self._uri, error) from None
 
         return call
