@@ -10,8 +10,8 @@ from cbir.report import format_p_value, render_table, render_words
 
 METRICS = ("map", "mrr", "ndcg@10", "hit@1", "hit@10", "recall@10", "precision@10")
 QUERIES = {
-    "text_to_image": "Words search pictures: the item's own picture is relevant",
-    "image_to_text": "A picture searches words: the item's own words are relevant",
+    "text_to_image": "Words search pictures: that of the item is relevant",
+    "image_to_text": "A picture searches words: those of the item are relevant",
     "copy": "A changed copy of a picture searches pictures: the picture is relevant",
     "label": "An item searches items: those that share a label are relevant",
     "label_name": "What a label is called searches items as the index holds them: those that have it are relevant",
