@@ -11,8 +11,8 @@ import numpy as np
 
 from cbir.answers import Answers
 from cbir.gallery import Gallery
-from cbir.query_sets import QuerySet, judge_rows
-from cbir.ranks import ScoreRows, leave_out
+from cbir.query_sets import QuerySet
+from cbir.ranks import ScoreRows
 
 SHOWN = 4  # queries of each kind
 HITS = 6
@@ -58,9 +58,9 @@ def describe_query(gallery: Gallery, query_set: QuerySet, q: int) -> dict[str, A
 
 
 def _list_hits(gallery: Gallery, query_set: QuerySet, q: int, score: ScoreRows) -> dict[str, Any]:
-    score_N = leave_out(score, query_set.left_out_Q)(q, q + 1)[0]
+    score_N = query_set.relevance.leave_out(score)(q, q + 1)[0]
     order_N = np.argsort(-score_N, kind="stable")
-    relevant_N = np.isin(order_N, judge_rows(query_set, q, q + 1).item_J)
+    relevant_N = np.isin(order_N, query_set.relevance.judge(q, q + 1).item_J)
     place = int(np.argmax(relevant_N))  # a query has something relevant
 
     def describe(n: int) -> dict[str, Any]:

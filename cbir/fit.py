@@ -72,7 +72,8 @@ def solve_changes(
     if len(validation) > 1:
         fusion = _Fit(catalogue, rows, params=params).fusion.eval()
         asked, searched = catalogue.select_copies(validation)[0], select_rows(catalogue.features, validation)
-        history.append({"epoch": 0, **check_copies(fusion, asked, searched)})
+        hashes = catalogue.items["sha256"].take(validation).to_pylist()
+        history.append({"epoch": 0, **check_copies(fusion, asked, searched, hashes=hashes)})
     fit = _Fit(catalogue, catalogue.rows, params=params)
     return fit.fusion.eval(), fit.config, history
 

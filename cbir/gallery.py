@@ -5,6 +5,7 @@ Shapes: N items.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ from cbir.records import read_relative, read_table, select_items
 class Gallery:
     """Items that ask and are searched.
 
-    ``hashes`` are those of the pictures, equal where they show the very same; ``copies`` are the tower outputs of
-    changed copies of the pictures, where there are no words or labels to ask with; ``pairs`` are relative captions as
-    (row of the reference, words, row of the target).
+    ``hashes`` are those of the pictures, equal where every pixel is; ``copies`` are the tower outputs of changed copies
+    of the pictures, where there are no words or labels to ask with; ``pairs`` are relative captions as (row of the
+    reference, words, row of the target), without those that lead to the very picture that asks.
     """
 
     ids: Sequence[str]
@@ -77,24 +78,25 @@ def select_gallery(
     towers_folder: Path,
     cache: Path,
 ) -> Gallery:
-    """The given rows of ``items`` (id, image, captions, labels, sha256), features and clusters, and pairs among them.
+    """The given rows of ``items`` (id, image, captions, labels), their features and clusters, and pairs among them.
 
     They come in an order that says nothing: of equal scores the first wins, and files often lie sorted by class.
     """
     rows = np.random.default_rng(len(rows)).permutation(rows)
-    chosen = items.select(["id", "image", "captions", "labels", "sha256"]).take(rows)
+    chosen = items.select(["id", "image", "captions", "labels"]).take(rows)
     copies = None
     if len(rows) and is_bare(chosen):
         copies = load_copies(chosen, seed=ASKED, towers_folder=towers_folder, cache=cache)
-    ids = chosen["id"].to_pylist()
+    ids, images = chosen["id"].to_pylist(), chosen["image"].to_pylist()
+    hashes = [hashlib.sha256(image).hexdigest() for image in images]
     return Gallery(
         ids=ids,
         cluster_N=cluster_N[rows],
         labels=chosen["labels"].to_pylist(),
         captions=first_captions(chosen),
-        images=chosen["image"].to_pylist(),
-        hashes=chosen["sha256"].to_pylist(),
+        images=images,
+        hashes=hashes,
         features=select_rows(features, rows),
         copies=copies,
-        pairs=read_relative(ingested, ids),
+        pairs=[pair for pair in read_relative(ingested, ids) if hashes[pair[0]] != hashes[pair[2]]],
     )

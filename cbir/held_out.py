@@ -5,6 +5,7 @@ Shapes: N items, W wishes (relative captions), D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cbir.clusters import number_twins
 from cbir.encoder import Features
 from cbir.features import first_captions, keep_modalities, replace_words, select_rows
 from cbir.fusing import run_fusion
 from cbir.fusion import Fusion
-from cbir.objective import VIEWS, encode_labels
-from cbir.ranks import JudgeRows, Qrels, ScoreRows, expect_one, leave_out, measure_queries, pack_qrels, score_vectors
+from cbir.objective import VIEWS
+from cbir.ranks import ScoreRows, measure_queries, score_vectors
 from cbir.records import read_relative
+from cbir.relevance import Relevance, ask_across, ask_changes, ask_others, encode_signs, encode_words, point_at
 from cbir.towers.run import Towers
 
 BLOCK = 1024  # rows that are embedded at once
@@ -30,15 +31,20 @@ class HeldOut:
 
     def __init__(self, items: pa.Table, features: Features, *, ingested: Path, towers: Towers) -> None:
         self._features = features
-        self._label_NL = encode_labels(items["labels"].to_pylist())
-        self._twin_N = number_twins(first_captions(items), items["sha256"].to_pylist())
+        pictures, words = items["sha256"].to_pylist(), first_captions(items)
         self._worded_Q = np.flatnonzero(features.has_text_B)
-        self._asking_Q = np.flatnonzero(self._label_NL @ (self._label_NL.sum(0) > 1))  # whose labels others have, too
+        picture_NP = encode_signs([[one] for one in pictures])
+        self._named = ask_across(encode_words(words), picture_NP, self._worded_Q)
+        self._labelled_Q, self._labelled = ask_others(encode_signs(items["labels"].to_pylist()))
         pairs = read_relative(ingested, items["id"].to_pylist())
-        self._reference_W = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
-        self._target_W = np.array([target for _, _, target in pairs], dtype=np.int64)
+        reference_W = np.array([reference for reference, _, _ in pairs], dtype=np.int64)
+        self._changed = ask_changes(
+            pairs,
+            encode_signs([[f"{one} {told}"] for one, told in zip(pictures, words, strict=True)]),
+            left_out_QN=point_at(reference_W, len(pictures)),
+        )
         self._wishes = (
-            replace_words(select_rows(features, self._reference_W), towers, [words for _, words, _ in pairs])
+            replace_words(select_rows(features, reference_W), towers, [words for _, words, _ in pairs])
             if pairs
             else None
         )
@@ -46,55 +52,42 @@ class HeldOut:
     def check(self, fusion: Fusion) -> dict[str, float]:
         """Figures from 0 to 1; ``validation``, their mean, chooses the epoch.
 
-        ``hit@10`` is of words to pictures, of which one that is there twice is as good an answer; ``map`` of labels,
-        ``relative`` the mAP of relative captions among items as the index holds them, where there are any.
+        ``hit@10`` is of words to pictures, ``map`` of labels, ``relative`` the mAP of relative captions among items as
+        the index holds them, where there are any. What is relevant is what is so in the evaluation.
         """
         if len(self._features.has_image_B) < 2:
             return {"hit@10": 0.0, "map": 0.0, "validation": 0.0}
         image_ND, text_ND, both_ND = (part.numpy() for part in embed_views(fusion, self._features).chunk(3))
-        worded, asking = self._worded_Q, self._asking_Q
         compare = partial(score_vectors, similarity=fusion.similarity)
-        own = leave_out(compare(both_ND[asking], both_ND), asking)
-        count = len(image_ND)
+        named, labelled = compare(text_ND[self._worded_Q], image_ND), compare(both_ND[self._labelled_Q], both_ND)
         figures = {
-            "hit@10": _measure("hit@10", compare(text_ND[worded], image_ND), self._judge_words, len(worded), count),
-            "map": _measure("map", own, self._judge_labels, len(asking), count),
+            "hit@10": _measure("hit@10", named, self._named),
+            "map": _measure("map", labelled, self._labelled),
         }
         if self._wishes is not None:
-            figures["relative"] = self._check_wishes(fusion, self._wishes, both_ND)
+            with torch.inference_mode():
+                asked_WD = run_fusion(fusion, self._wishes).numpy()
+            figures["relative"] = _measure("map", compare(asked_WD, both_ND), self._changed)
         return figures | {"validation": sum(figures.values()) / len(figures)}
 
-    def _judge_words(self, start: int, stop: int) -> Qrels:
-        return pack_qrels(self._twin_N[self._worded_Q[start:stop], None] == self._twin_N)
 
-    def _judge_labels(self, start: int, stop: int) -> Qrels:
-        asking_B = self._asking_Q[start:stop]
-        shared_BN = self._label_NL[asking_B] @ self._label_NL.T > 0
-        shared_BN[np.arange(len(asking_B)), asking_B] = False
-        return pack_qrels(shared_BN)
-
-    def _check_wishes(self, fusion: Fusion, wishes: Features, both_ND: np.ndarray) -> float:
-        """mAP of the wishes; the picture that one changes is no answer to it."""
-        with torch.inference_mode():
-            asked_WD = run_fusion(fusion, wishes).numpy()
-        score = leave_out(score_vectors(asked_WD, both_ND, fusion.similarity), self._reference_W)
-        return _measure("map", score, expect_one(self._target_W), len(asked_WD), len(both_ND))
-
-
-def check_copies(fusion: Fusion, copies: Features, pictures: Features) -> dict[str, float]:
+def check_copies(fusion: Fusion, copies: Features, pictures: Features, *, hashes: Sequence[str]) -> dict[str, float]:
     """How well changed copies find their pictures; ``validation`` is the mean of both figures."""
     with torch.inference_mode():
         asked, searched = (run_fusion(fusion, features).numpy() for features in (copies, pictures))
-    score, count = score_vectors(asked, searched, fusion.similarity), len(searched)
-    means = {name: _measure(name, score, expect_one(np.arange(count)), count, count) for name in ("hit@10", "map")}
+    picture_NP = encode_signs([[one] for one in hashes])
+    own = ask_across(picture_NP, picture_NP, np.arange(len(hashes)))
+    means = {name: _measure(name, score_vectors(asked, searched, fusion.similarity), own) for name in ("hit@10", "map")}
     return means | {"validation": sum(means.values()) / 2}
 
 
-def _measure(figure: str, score: ScoreRows, judge: JudgeRows, queries: int, items: int) -> float:
+def _measure(figure: str, score: ScoreRows, relevance: Relevance) -> float:
     """The mean of a figure; 0 where nothing is asked."""
+    queries, items = relevance.left_out_QN.shape
     if not queries:
         return 0.0
-    return float(measure_queries(score, judge, queries=queries, items=items, ks=(10,)).figures[figure].mean())
+    measured = measure_queries(relevance.leave_out(score), relevance.judge, queries=queries, items=items, ks=(10,))
+    return float(measured.figures[figure].mean())
 
 
 def embed_views(fusion: Fusion, features: Features) -> torch.Tensor:

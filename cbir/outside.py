@@ -23,7 +23,7 @@ from cbir.ingest import ingest
 from cbir.params import EvaluateParams, IngestParams, SplitParams
 from cbir.params.file import load_section
 from cbir.printing import align_columns
-from cbir.query_sets import QuerySet, judge_rows, list_query_sets
+from cbir.query_sets import QuerySet, list_query_sets
 from cbir.records import read_items, read_table
 from cbir.registry import Release, open_registry
 from cbir.report import format_moment, render_facts, render_warning
@@ -121,8 +121,8 @@ def list_warnings(board: Scoreboard, gallery: Gallery, *, reads_words: bool) -> 
 
 
 def _is_trivial(query_set: QuerySet, *, items: int) -> bool:
-    searched_Q = items - (query_set.left_out_Q >= 0)
-    return all(len(judge_rows(query_set, q, q + 1).item_J) == searched for q, searched in enumerate(searched_Q))
+    searched_Q = items - query_set.relevance.left_out_QN.sum(axis=1)
+    return all(len(query_set.relevance.judge(q, q + 1).item_J) == count for q, count in enumerate(searched_Q))
 
 
 def _list_facts(source: str, *, encoder: Encoder, release: Release | None, now: datetime) -> dict[str, str]:

@@ -13,7 +13,7 @@
 A picture that is there twice, or words that two items have, are as good an answer from the one as from the other: no
 query could tell them apart (Chun et al. 2022, ECCV Caption, on what it costs to count such answers as wrong).
 
-Shapes: Q queries (B of one block), N items of the gallery, S signs, D dimensions, J judgements, P points of a curve.
+Shapes: Q queries, N items of the gallery, D dimensions, W words, P pictures, I items of both.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from scipy.sparse import csr_array, eye_array
 
 from cbir.answers import Answers
 from cbir.baselines import normalise
-from cbir.clusters import number_twins
 from cbir.encoder import Encoder, Features
 from cbir.features import keep_modalities, replace_words, select_rows
 from cbir.gallery import Gallery
 from cbir.golden import GoldenQueries
 from cbir.label_names import list_names
-from cbir.ranks import Qrels, ScoreRows, leave_out, measure_queries, pack_qrels, score_vectors
+from cbir.ranks import ScoreRows, measure_queries, pack_qrels, score_vectors
+from cbir.relevance import Relevance, ask_across, ask_changes, ask_others, encode_signs, encode_words, point_at
 
 OF_PICTURES = ("copy", "label", "duplicate")  # query sets that can do without words
 VIEWS = {"image": (True, False), "text": (False, True), "both": (True, True)}
@@ -42,20 +42,17 @@ Vectors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class QuerySet:
-    """Queries that each have something relevant: an item that shares a sign with the query, unless it is left out.
+    """Queries that each have something relevant.
 
     ``ids`` and ``cluster_Q`` are those of the items that ask, at the rows ``asking_Q`` of the gallery; where no item
-    asks there are no such rows, and each query is a cluster of its own. ``left_out_Q`` is the row that the query's
-    gallery leaves out, or -1.
+    asks there are no such rows, and each query is a cluster of its own.
     """
 
     name: str
     ids: Sequence[str]
     cluster_Q: np.ndarray
     asking_Q: np.ndarray
-    left_out_Q: np.ndarray
-    sign_QS: csr_array
-    sign_NS: csr_array
+    relevance: Relevance
 
 
 def measure_encoder(encoder: Encoder, gallery: Gallery, *, ks: Sequence[int]) -> Iterator[Answers]:
@@ -77,8 +74,8 @@ def measure_system(
 ) -> Answers:
     """Figures of every query of one query set by one system's scores."""
     measured = measure_queries(
-        leave_out(score, query_set.left_out_Q),
-        lambda start, stop: judge_rows(query_set, start, stop),
+        query_set.relevance.leave_out(score),
+        query_set.relevance.judge,
         queries=len(query_set.ids),
         items=len(gallery.ids),
         ks=ks,
@@ -112,92 +109,71 @@ def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int
     )
 
 
-def judge_rows(query_set: QuerySet, start: int, stop: int) -> Qrels:
-    """What is relevant to the queries from ``start`` to ``stop``, of grade 1."""
-    shared = (query_set.sign_QS[start:stop] @ query_set.sign_NS.T).tocoo()
-    query_J, item_J = shared.coords
-    kept = query_set.left_out_Q[start:stop][query_J] != item_J
-    query_J, item_J = query_J[kept], item_J[kept]
-    order_J = np.lexsort((item_J, query_J))
-    start_Q1 = np.concatenate([[0], np.cumsum(np.bincount(query_J, minlength=shared.shape[0]))])
-    return Qrels(start_Q1, item_J[order_J], np.ones(len(item_J)))
-
-
 def list_query_sets(gallery: Gallery, *, reads_words: bool = True) -> list[QuerySet]:
     """The query sets that have queries, each query with something relevant; without words, those of pictures alone."""
-    own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
-    sets = [_ask_own(name, own, gallery=gallery) for name in ("text_to_image", "image_to_text")]
-    if gallery.copies is not None:
-        sets.append(_ask_own("copy", np.arange(len(gallery.ids)), gallery=gallery))
-    sets.append(_ask_others("label", gallery.labels, gallery=gallery))
-    sets.append(_ask_names(gallery))
-    sets.append(_ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery))
-    held = [f"{picture} {words}" for picture, words in zip(gallery.hashes, gallery.captions, strict=True)]
-    sets.append(_ask_relative("relative", gallery.hashes, gallery=gallery))
-    sets.append(_ask_relative("relative_indexed", held, gallery=gallery))
+    sets = [
+        *_ask_modalities(gallery),
+        _ask_others("label", gallery.labels, gallery=gallery),
+        _ask_names(gallery),
+        _ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery),
+        *_ask_relative(gallery),
+    ]
     return [one for one in sets if len(one.ids) and (reads_words or one.name in OF_PICTURES)]
 
 
-def _ask_items(
-    name: str, asking_Q: np.ndarray, *, left_out_Q: np.ndarray, sign_QS: csr_array, sign_NS: csr_array, gallery: Gallery
-) -> QuerySet:
+def _ask_items(name: str, asking_Q: np.ndarray, *, relevance: Relevance, gallery: Gallery) -> QuerySet:
     return QuerySet(
         name=name,
         ids=[gallery.ids[row] for row in asking_Q],
         cluster_Q=gallery.cluster_N[asking_Q],
         asking_Q=asking_Q,
-        left_out_Q=left_out_Q,
-        sign_QS=sign_QS,
-        sign_NS=sign_NS,
+        relevance=relevance,
     )
 
 
-def _ask_own(name: str, asking_Q: np.ndarray, *, gallery: Gallery) -> QuerySet:
-    """The query's own item is what is relevant, and whatever has the same words or the same picture."""
-    sign_NS = _encode_signs([[str(twin)] for twin in number_twins(gallery.captions, gallery.hashes)])
-    nothing_Q = np.full(len(asking_Q), -1)
-    return _ask_items(name, asking_Q, left_out_Q=nothing_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS, gallery=gallery)
+def _ask_modalities(gallery: Gallery) -> Iterator[QuerySet]:
+    """An item's words ask for its picture, its picture for its words, and a changed copy for the picture."""
+    words_NW, picture_NP = encode_words(gallery.captions), encode_signs([[one] for one in gallery.hashes])
+    own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
+    yield _ask_items("text_to_image", own, relevance=ask_across(words_NW, picture_NP, own), gallery=gallery)
+    yield _ask_items("image_to_text", own, relevance=ask_across(picture_NP, words_NW, own), gallery=gallery)
+    if gallery.copies is not None:
+        every = np.arange(len(gallery.ids))
+        yield _ask_items("copy", every, relevance=ask_across(picture_NP, picture_NP, every), gallery=gallery)
 
 
 def _ask_others(name: str, signs: Sequence[Sequence[str]], *, gallery: Gallery) -> QuerySet:
     """Every item asks for the others that share a sign, a label or the cluster."""
-    sign_NS = _encode_signs(signs)
-    shared_S = np.asarray(sign_NS.sum(axis=0)) > 1
-    asking_Q = np.flatnonzero(sign_NS @ shared_S)
-    return _ask_items(name, asking_Q, left_out_Q=asking_Q, sign_QS=sign_NS[asking_Q], sign_NS=sign_NS, gallery=gallery)
+    asking_Q, relevance = ask_others(encode_signs(signs))
+    return _ask_items(name, asking_Q, relevance=relevance, gallery=gallery)
 
 
 def _ask_names(gallery: Gallery) -> QuerySet:
     """What labels are called asks for the items that have them; labels of one name are one query."""
     named = list_names(gallery.labels)
     names = sorted({name for row in named for name in row})
+    nothing_QN = csr_array((len(names), len(named)), dtype=bool)
     return QuerySet(
         name="label_name",
         ids=names,
         cluster_Q=np.arange(len(names)),
         asking_Q=np.zeros(0, np.int64),
-        left_out_Q=np.full(len(names), -1),
-        sign_QS=eye_array(len(names), format="csr"),
-        sign_NS=_encode_signs(named),
+        relevance=Relevance(
+            sign_QS=eye_array(len(names), format="csr"), sign_NT=encode_signs(named), left_out_QN=nothing_QN
+        ),
     )
 
 
-def _encode_signs(signs: Sequence[Sequence[str]]) -> csr_array:
-    """Which item has which sign, 1 where it does; one empty column if there are none."""
-    names = {name: n for n, name in enumerate(sorted({name for row in signs for name in row}))}
-    pairs = sorted({(n, names[name]) for n, row in enumerate(signs) for name in row})
-    row_J, sign_J = np.array(pairs, np.int64).reshape(-1, 2).T
-    return csr_array((np.ones(len(pairs)), (row_J, sign_J)), shape=(len(signs), max(len(names), 1)))
-
-
-def _ask_relative(name: str, shown: Sequence[str], *, gallery: Gallery) -> QuerySet:
-    """This picture, but ...: what shows the same as the target is relevant; the reference itself is left out."""
-    pair_Q2 = np.array([(reference, target) for reference, _, target in gallery.pairs], np.int64).reshape(-1, 2)
-    reference_Q, target_Q = pair_Q2.T
-    sign_NS = _encode_signs([[one] for one in shown])
-    return _ask_items(
-        name, reference_Q, left_out_Q=reference_Q, sign_QS=sign_NS[target_Q], sign_NS=sign_NS, gallery=gallery
-    )
+def _ask_relative(gallery: Gallery) -> Iterator[QuerySet]:
+    """This picture, but ...: among pictures, where those that are the reference's are left out; among items."""
+    picture_NP = encode_signs([[one] for one in gallery.hashes])
+    item_NI = encode_signs([[f"{one} {words}"] for one, words in zip(gallery.hashes, gallery.captions, strict=True)])
+    reference_Q = np.array([reference for reference, _, _ in gallery.pairs], np.int64)
+    copies_QN = csr_array((picture_NP[reference_Q] @ picture_NP.T) > 0)
+    pictures = ask_changes(gallery.pairs, picture_NP, left_out_QN=copies_QN)
+    items = ask_changes(gallery.pairs, item_NI, left_out_QN=point_at(reference_Q, len(gallery.ids)))
+    yield _ask_items("relative", reference_Q, relevance=pictures, gallery=gallery)
+    yield _ask_items("relative_indexed", reference_Q, relevance=items, gallery=gallery)
 
 
 def run_encoder(encoder: Encoder, gallery: Gallery, query_set: QuerySet, *, vectors: Vectors) -> dict[str, ScoreRows]:

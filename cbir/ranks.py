@@ -52,23 +52,6 @@ def pack_qrels(grade_QN: np.ndarray) -> Qrels:
     return Qrels(start_Q1, item_J, grade_QN[query_J, item_J].astype(np.float64))
 
 
-def expect_one(answer_Q: np.ndarray) -> JudgeRows:
-    """Queries that have one answer each."""
-    return lambda start, stop: Qrels(np.arange(stop - start + 1), answer_Q[start:stop], np.ones(stop - start))
-
-
-def leave_out(score: ScoreRows, row_Q: np.ndarray) -> ScoreRows:
-    """The same scores, but minus infinity for one item of each query; where that is -1, as they are."""
-
-    def score_others(start: int, stop: int) -> np.ndarray:
-        score_BN, row_B = score(start, stop), row_Q[start:stop]
-        there = np.flatnonzero(row_B >= 0)
-        score_BN[there, row_B[there]] = -np.inf
-        return score_BN
-
-    return score_others
-
-
 def score_vectors(query_QD: np.ndarray, item_ND: np.ndarray, similarity: Similarity = "cosine") -> ScoreRows:
     """Scores of vectors, a block at a time; for the cosine they are of unit length."""
     return lambda start, stop: compare_vectors(query_QD[start:stop], item_ND, similarity)

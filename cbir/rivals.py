@@ -12,7 +12,7 @@ from cbir.classical import Descriptors, Verifier, describe_pictures, score_energ
 from cbir.encoder import Encoder
 from cbir.gallery import Gallery
 from cbir.query_sets import QuerySet, read_names, read_wishes
-from cbir.ranks import ScoreRows, leave_out, score_vectors
+from cbir.ranks import ScoreRows, score_vectors
 
 
 class Rivals:
@@ -64,7 +64,7 @@ class Rivals:
         """Colour, texture, and ORB's keypoints as a second look at what the image tower finds first."""
         rows, image_ND = query_set.asking_Q, self._pooled["image_only"]
         histogram_NH, pattern_NH = take_histogram(self._gallery.features), self._described.pattern_NH
-        found = leave_out(score_vectors(image_ND[rows], image_ND), query_set.left_out_Q)
+        found = query_set.relevance.leave_out(score_vectors(image_ND[rows], image_ND))
         return {
             "histogram": score_vectors(histogram_NH[rows], histogram_NH),
             "lbp": score_vectors(pattern_NH[rows], pattern_NH),

@@ -19,6 +19,7 @@ LAYERS = {
         "texts",
         "history",
         "ranks",
+        "relevance",
         "losses",
         "metric_losses",
         "statistics",

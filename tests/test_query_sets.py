@@ -18,8 +18,7 @@ from cbir.errors import SplitError
 from cbir.evaluate import evaluate
 from cbir.gallery import Gallery, load_gallery
 from cbir.params import EmbedParams, EvaluateParams
-from cbir.query_sets import judge_rows, list_query_sets, measure_encoder
-from cbir.ranks import leave_out
+from cbir.query_sets import list_query_sets, measure_encoder
 from cbir.records import write_table
 from cbir.similarity import shorten_vectors
 
@@ -57,7 +56,7 @@ def test_only_items_that_have_something_relevant_ask(gallery: Gallery) -> None:
 
 def test_an_item_is_not_among_the_answers_to_its_own_label_or_change(gallery: Gallery) -> None:
     for one in [one for one in list_query_sets(gallery) if one.name != "label_name"]:  # asked by no item
-        score = leave_out(lambda start, stop: np.ones((stop - start, ROWS), np.float32), one.left_out_Q)
+        score = one.relevance.leave_out(lambda start, stop: np.ones((stop - start, ROWS), np.float32))
         left_out = np.isneginf(score(0, len(one.asking_Q)))
         own = np.arange(ROWS) == one.asking_Q[:, None]
         expected = own if one.name in ("label", "duplicate", "relative", "relative_indexed") else np.zeros_like(own)
@@ -65,7 +64,7 @@ def test_an_item_is_not_among_the_answers_to_its_own_label_or_change(gallery: Ga
 
 
 def test_what_is_relevant_is_the_same_label_or_the_target(gallery: Gallery) -> None:
-    relevant = {one.name: judge_rows(one, 0, len(one.ids)).item_J.tolist() for one in list_query_sets(gallery)}
+    relevant = {one.name: one.relevance.judge(0, len(one.ids)).item_J.tolist() for one in list_query_sets(gallery)}
     assert relevant["label"] == [1, 0]
     assert relevant["label_name"] == [2, 0, 1, 1]
     assert relevant["duplicate"] == [1, 0]
@@ -73,16 +72,41 @@ def test_what_is_relevant_is_the_same_label_or_the_target(gallery: Gallery) -> N
     assert relevant["text_to_image"] == [0, 1, 2]
 
 
+def list_relevant(gallery: Gallery) -> dict[str, list[list[int]]]:
+    return {
+        one.name: [one.relevance.judge(q, q + 1).item_J.tolist() for q in range(len(one.ids))]
+        for one in list_query_sets(gallery)
+    }
+
+
 def test_what_no_query_could_tell_from_the_answer_is_an_answer_too(gallery: Gallery) -> None:
     """The blue thing is there twice, under other words; and another red thing is called as the first one is."""
-    twice = replace(gallery, hashes=["1", "2", "3", "3"], captions=["red", "red", "blue", "azure"])
-    relevant = {
-        one.name: [judge_rows(one, q, q + 1).item_J.tolist() for q in range(len(one.ids))]
-        for one in list_query_sets(twice)
-    }
-    assert relevant["text_to_image"] == relevant["image_to_text"] == [[0, 1], [0, 1], [2, 3]]
+    relevant = list_relevant(replace(gallery, hashes=["1", "2", "3", "3"], captions=["red", "Red", "blue", None]))
+    assert relevant["text_to_image"] == [[0, 1], [0, 1], [2, 3]]
+    assert relevant["image_to_text"] == [[0, 1], [0, 1], [2]]
     assert relevant["relative"] == [[2, 3]]
     assert relevant["relative_indexed"] == [[2]]
+
+
+def test_a_picture_that_many_share_does_not_make_their_words_one(gallery: Gallery) -> None:
+    """Row 1 and 2 show that there is no photograph; the words of row 0 may find that, and not what row 3 shows."""
+    captions, there = ["red", "red", "blue", "blue"], np.ones(ROWS, bool)
+    features = replace(gallery.features, has_text_B=there)
+    relevant = list_relevant(replace(gallery, hashes=["1", "none", "none", "4"], captions=captions, features=features))
+    assert relevant["text_to_image"] == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [1, 2, 3]]
+    assert relevant["image_to_text"] == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [2, 3]]
+
+
+def test_a_wish_with_several_targets_is_answered_by_each_and_not_by_a_copy_of_the_picture_that_asks(
+    gallery: Gallery,
+) -> None:
+    """Row 3 is the picture of row 0 again."""
+    many = replace(gallery, hashes=["1", "2", "3", "1"], pairs=[(0, "another", 1), (0, "another", 2), (0, "blue", 2)])
+    relevant = list_relevant(many)
+    assert relevant["relative"] == relevant["relative_indexed"] == [[1, 2], [1, 2], [2]]
+    left_out = {one.name: one.relevance.left_out_QN.toarray()[0].tolist() for one in list_query_sets(many)}
+    assert left_out["relative"] == [True, False, False, True]
+    assert left_out["relative_indexed"] == [True, False, False, False]
 
 
 def test_judgements_of_a_block_are_those_of_its_queries_as_a_naive_loop_finds_them(gallery: Gallery) -> None:
@@ -92,7 +116,7 @@ def test_judgements_of_a_block_are_those_of_its_queries_as_a_naive_loop_finds_th
     (shared,) = [one for one in list_query_sets(many) if one.name == "label"]
     naive = [[m for m in range(20) if m != n and set(labels[n]) & set(labels[m])] for n in range(20)]
     assert shared.asking_Q.tolist() == [n for n in range(20) if naive[n]]
-    block = judge_rows(shared, 3, 9)
+    block = shared.relevance.judge(3, 9)
     found = [block.item_J[a:b].tolist() for a, b in pairwise(block.start_Q1)]
     assert found == [naive[n] for n in shared.asking_Q[3:9]]
 
