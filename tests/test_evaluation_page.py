@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -196,6 +197,15 @@ def test_a_query_is_shown_with_what_it_asks_and_its_first_hits_relevant_ones_fra
     assert page.count("class=found") == 1
     assert ">nan" not in page, "what asks has no score"
     assert ">asks<" not in page[worst:], "words alone have no picture"
+
+
+def test_a_changed_copy_that_asks_is_shown_as_it_was_changed(workspace: Path) -> None:
+    examples = {"copy": EXAMPLES | {"worst": []}}
+    (workspace / "data/evaluated/examples.json").write_text(json.dumps(examples))
+    page = write_evaluation_page(workspace, now=NOW).read_text()
+    asked, found = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert page.count(">asks, changed<") == 1
+    assert asked != found, "the items have one picture"
 
 
 def test_what_was_wanted_and_not_among_the_first_hits_stands_at_their_end_with_its_rank(workspace: Path) -> None:

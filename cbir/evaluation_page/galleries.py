@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from cbir.copies import ASKED, change_pictures
 from cbir.evaluation_page.tables import QUERIES, place_task
 from cbir.images import decode_png, load_query_image, make_thumbnail
 from cbir.index import Hit
@@ -39,14 +40,14 @@ def render_examples(examples: Mapping[str, Any], items: pa.Table) -> list[str]:
     for task, found in sorted(examples.items(), key=lambda entry: place_task(entry[0])):
         sections.append(f"<h2>{html.escape(QUERIES.get(task, task))}: {html.escape(found['system'])}</h2>")
         for kind in ("best", "worst"):
-            sections += [_render_example(query, items, rows, kind=kind) for query in found[kind]]
+            sections += [_render_example(query, items, rows, kind=kind, task=task) for query in found[kind]]
     return sections
 
 
-def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str, int], *, kind: str) -> str:
+def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str, int], *, kind: str, task: str) -> str:
     words = query["words"] or query["query"]
     title = f"<h3>{kind}, average precision {query['average_precision']:.2f}: {html.escape(words)}</h3>"
-    asks = [_show_item(items, rows[query["picture"]], score=ASKS, label="asks")] if query["picture"] in rows else []
+    asks = [_show_asker(items, rows[query["picture"]], task=task)] if query["picture"] in rows else []
     hits = [hit for hit in query["hits"] if hit["id"] in rows]
     shown = [_show_item(items, rows[hit["id"]], score=hit["score"]) for hit in hits]
     wanted = _find_wanted(query)
@@ -56,6 +57,16 @@ def _render_example(query: Mapping[str, Any], items: pa.Table, rows: Mapping[str
         label = f"relevant, rank {wanted['rank']:,}"
         shown.append(_show_item(items, rows[wanted["id"]], score=wanted["score"], label=label))
     return title + render_hits([*asks, *shown], framed=framed)
+
+
+def _show_asker(items: pa.Table, row: int, *, task: str) -> Hit:
+    """The picture that an example asks with: an item's, or the changed copy of it that the evaluation made."""
+    item = items.slice(row, 1)
+    if task != "copy":
+        return _show_item(item, 0, score=ASKS, label="asks")
+    copy = change_pictures(item["image"].to_pylist(), seed=ASKED)["image"]
+    changed = item.set_column(item.schema.get_field_index("image"), "image", copy)
+    return _show_item(changed, 0, score=ASKS, label="asks, changed")
 
 
 def _find_wanted(query: Mapping[str, Any]) -> Mapping[str, Any] | None:
