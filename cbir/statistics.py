@@ -23,12 +23,16 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of one system less that of another: with its interval, and how likely so large a one is by chance."""
+    """Mean of one system less that of another: with its interval, and how likely so large a one is by chance.
+
+    ``clusters``: of queries, that it was measured on.
+    """
 
     difference: float
     low: float
     high: float
     p_value: float
+    clusters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ def compare_systems(
     low, high = find_interval(difference_Q, cluster_Q, rng=rng)
     total_C, _ = _sum_clusters(difference_Q, cluster_Q)
     if len(total_C) < 2:
-        return Comparison(float(difference_Q.mean()), low, high, 1.0)
+        return Comparison(float(difference_Q.mean()), low, high, 1.0, len(total_C))
     swapped = stats.permutation_test(
         (total_C,),
         lambda total, axis: total.sum(axis),
@@ -96,7 +100,7 @@ def compare_systems(
         n_resamples=RESAMPLES,
         rng=rng,
     )
-    return Comparison(float(difference_Q.mean()), low, high, float(swapped.pvalue))
+    return Comparison(float(difference_Q.mean()), low, high, float(swapped.pvalue), len(total_C))
 
 
 def judge_non_inferiority(

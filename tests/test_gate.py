@@ -38,6 +38,9 @@ INDEX = IndexFigures(
 )
 
 
+GAIN = {"difference": 0.1, "low": 0.05, "high": 0.15, "clusters": 100}
+
+
 def make_pair(gain: float, *, queries: int = 400, spread: float = 0.05, metric: str = MAP, part: str = "") -> Pair:
     """The challenger's mean is above the champion's by exactly ``gain``; every query is a cluster of its own."""
     noise_Q = np.random.default_rng(0).normal(0.0, spread, queries)
@@ -53,7 +56,7 @@ def make_pair(gain: float, *, queries: int = 400, spread: float = 0.05, metric: 
 def make_evidence(*pairs: Pair, **changes: Any) -> Evidence:
     evidence = Evidence(
         metrics={MAP: 0.7, "label.fused_both.queries": 100.0},
-        statistics={"label": {"fused_both": {"above": {"sum": {"difference": 0.1, "low": 0.05, "high": 0.15}}}}},
+        statistics={"label": {"fused_both": {"above": {"sum": GAIN}}}},
         validation={"success": True, "rows": 400},
         split={"test_items_near_training": 0, "leaking_clusters": 0},
         index=INDEX,
@@ -102,7 +105,7 @@ def test_too_few_common_items_are_inconclusive_and_say_how_many_more() -> None:
     decision = decide(make_evidence(make_pair(0.05, queries=12), contest=contest), params=PARAMS)
     assert decision.verdict == "inconclusive"
     more = {rule.name: rule.more_clusters for rule in decision.rules if rule.verdict == "inconclusive"}
-    assert more == {"common_items": 18, f"non_inferior.{MAP}": 18, "superior": None}
+    assert more == {"common_items": 18, f"non_inferior.{MAP}": 18, "superior": 18}
 
 
 def test_a_gain_that_cannot_be_told_from_luck_is_inconclusive_and_says_how_many_more() -> None:
@@ -173,10 +176,7 @@ def test_nothing_protected_is_nothing_compared() -> None:
     ("low", "high", "verdict"), [(0.01, 0.2, None), (-0.05, 0.2, "inconclusive"), (-0.2, -0.01, "fail")]
 )
 def test_fusion_must_be_above_every_other_system(low: float, high: float, verdict: str | None) -> None:
-    above = {
-        "sum": {"difference": 0.1, "low": 0.05, "high": 0.15},
-        "text_only": {"difference": (low + high) / 2, "low": low, "high": high},
-    }
+    above = {"sum": GAIN, "text_only": GAIN | {"difference": (low + high) / 2, "low": low, "high": high}}
     evidence = make_evidence(statistics={"label": {"fused_both": {"above": above}}})
     expected = {} if verdict is None else {"fusion.label.fused_both.above.text_only": verdict}
     assert hindrances(decide(evidence, params=PARAMS)) == expected
@@ -184,13 +184,34 @@ def test_fusion_must_be_above_every_other_system(low: float, high: float, verdic
 
 @pytest.mark.parametrize(("words", "verdict"), [(1.0, "pass"), (0.99, "fail")])
 def test_where_words_alone_are_perfect_fusion_need_not_gain(words: float, verdict: str) -> None:
-    above = {"text_only": {"difference": 0.0, "low": 0.0, "high": 0.0}}
+    above = {"text_only": GAIN | {"difference": 0.0, "low": 0.0, "high": 0.0}}
     evidence = make_evidence(
         metrics={MAP: 1.0, "label.text_only.map": words, "label.fused_both.queries": 100.0},
         statistics={"label": {"fused_both": {"above": above}}},
     )
     rule = next(rule for rule in decide(evidence, params=PARAMS).rules if rule.name.endswith("above.text_only"))
     assert (rule.verdict, "nothing to gain" in rule.sentence) == (verdict, verdict == "pass")
+
+
+@pytest.mark.parametrize("clusters", [None, 1, PARAMS.least_clusters - 1])
+def test_fusion_on_too_few_queries_is_inconclusive_however_far_it_is_above(clusters: int | None) -> None:
+    """Of one cluster the interval is its mean: it would always pass. Earlier versions did not say how many."""
+    few = {name: value for name, value in (GAIN | {"clusters": clusters}).items() if value is not None}
+    decision = decide(make_evidence(statistics={"label": {"fused_both": {"above": {"sum": few}}}}), params=PARAMS)
+    assert hindrances(decision) == {"fusion.label.fused_both.above.sum": "inconclusive"}
+    rule = next(rule for rule in decision.rules if rule.name.endswith("above.sum"))
+    assert rule.more_clusters == PARAMS.least_clusters - (clusters or 0)
+    assert "gate.least_clusters" in rule.sentence
+
+
+def test_a_metric_of_too_few_queries_is_not_one_that_is_not_better() -> None:
+    other = "text_to_image.fused.map"
+    params = replace(PARAMS, improve=(MAP, other))
+    pairs = (make_pair(0.0, spread=0.01), make_pair(0.3, queries=10, metric=other))
+    rule = next(rule for rule in decide(make_evidence(*pairs), params=params).rules if rule.name == "superior")
+    assert (rule.verdict, rule.more_clusters) == ("inconclusive", params.least_clusters - 10)
+    better = (make_pair(0.3), pairs[1])
+    assert hindrances(decide(make_evidence(*better), params=params)) == {}
 
 
 def test_fusion_that_is_compared_with_nothing_fails() -> None:

@@ -132,7 +132,7 @@ def _judge_pair(pair: Pair, *, margin: float, params: GateParams, rng: np.random
             threshold=-margin,
             more_clusters=lacking,
             binding=binding,
-            sentence=f"{_level(pair)}: too few queries to tell, {_count(clusters)}; {lacking} more are needed",
+            sentence=f"{_level(pair)}: too few queries to tell, {count_clusters(clusters)}; {lacking} more are needed",
         )
     found = judge_non_inferiority(
         pair.challenger_Q - pair.champion_Q, pair.cluster_Q, margin=margin, rng=rng, level=params.level
@@ -143,8 +143,9 @@ def _judge_pair(pair: Pair, *, margin: float, params: GateParams, rng: np.random
 def _improve(whole: Mapping[str, Pair], params: GateParams, *, rng: np.random.Generator) -> Iterator[Rule]:
     """Better on at least one metric; looked for on several, each interval is wider, so that luck stays as rare."""
     binding = params.require == "superiority"
-    pairs = [whole[name] for name in params.improve if name in whole]
-    pairs = [pair for pair in pairs if len(np.unique(pair.cluster_Q)) >= params.least_clusters]
+    named = [whole[name] for name in params.improve if name in whole]
+    lacking = {pair.metric: params.least_clusters - len(np.unique(pair.cluster_Q)) for pair in named}
+    pairs = [pair for pair in named if lacking[pair.metric] <= 0]
     tries = len(params.improve)
     found = {
         pair.metric: judge_superiority(
@@ -159,11 +160,11 @@ def _improve(whole: Mapping[str, Pair], params: GateParams, *, rng: np.random.Ge
     }
     for pair in pairs:
         yield _tell(f"better.{pair.metric}", found[pair.metric], pair=pair, threshold=0.0, binding=False)
-    verdicts = [judgement.verdict for judgement in found.values()]
-    verdict: Verdict = (
-        "pass" if "pass" in verdicts else "inconclusive" if "inconclusive" in verdicts or not verdicts else "fail"
-    )
+    verdicts = {judgement.verdict for judgement in found.values()}
+    open_still = "inconclusive" in verdicts or len(pairs) < len(named) or not verdicts
+    verdict: Verdict = "pass" if "pass" in verdicts else "inconclusive" if open_still else "fail"
     more = [judgement.more_clusters for judgement in found.values() if judgement.more_clusters]
+    more += [count for count in lacking.values() if count > 0]
     words = {
         "pass": "better on " + ", ".join(name for name, j in found.items() if j.verdict == "pass"),
         "fail": f"not better on any of {', '.join(params.improve)}: no gain of {params.least_gain:g} or more is likely",
@@ -192,11 +193,12 @@ def _tell(name: str, found: Judgement, *, pair: Pair, threshold: float, binding:
         more_clusters=found.more_clusters,
         binding=binding,
         sentence=f"{_level(pair)}, {show_difference(found.difference, found.low, found.high)}, at least {threshold:g} "
-        f"on {len(pair.cluster_Q)} queries of {_count(found.clusters)}{more}",
+        f"on {len(pair.cluster_Q)} queries of {count_clusters(found.clusters)}{more}",
     )
 
 
-def _count(clusters: int) -> str:
+def count_clusters(clusters: int) -> str:
+    """So many clusters, in words."""
     return f"{clusters} cluster" if clusters == 1 else f"{clusters} clusters"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cbir.gate.comparison import check_champion, check_floor, show_difference
+from cbir.gate.comparison import check_champion, check_floor, count_clusters, show_difference
 from cbir.gate.evidence import Decision, Evidence, IndexFigures, Rule, pass_if
 from cbir.params import GateParams
 from cbir.statistics import Verdict
@@ -68,20 +68,35 @@ def _check_fusion(statistics: Mapping[str, Any], metrics: Mapping[str, float], p
                 sentence=f"{name} is not compared with anything in statistics.json; mend or drop gate.fusion",
             )
         for other, found in above.items():
-            low, high, bar = found["low"], found["high"], params.fusion_margin
             queries = metrics.get(f"{name}.queries", 0)
             whole = min(metrics.get(f"{task}.{one}.map", 0.0) for one in (system, other)) >= 1.0
-            yield Rule(
-                name=f"fusion.{name}.above.{other}",
-                verdict="pass" if low > bar or whole else "fail" if high <= bar else "inconclusive",
-                observed=found["difference"],
-                low=low,
-                high=high,
-                threshold=bar,
-                sentence=f"mAP of {name} less that of {other} is {show_difference(found['difference'], low, high)}, "
-                f"above {bar:g} on {queries:.0f} queries"
-                + (": both are 1.000, so there is nothing to gain" if whole else ""),
-            )
+            yield _check_gain(name, other, found=found, queries=queries, whole=whole, params=params)
+
+
+def _check_gain(
+    name: str, other: str, *, found: Mapping[str, Any], queries: float, whole: bool, params: GateParams
+) -> Rule:
+    """``whole``: both are at 1. Earlier versions did not say on how many clusters; that is then too few."""
+    low, high, bar, clusters = found["low"], found["high"], params.fusion_margin, int(found.get("clusters", 0))
+    lacking = max(params.least_clusters - clusters, 0)
+    told = f"mAP of {name} less that of {other} is {show_difference(found['difference'], low, high)}, above {bar:g}"
+    if lacking:
+        ending = (
+            f": too few queries to tell, {count_clusters(clusters)}; {lacking} more are needed (gate.least_clusters)"
+        )
+    else:
+        ending = ": both are 1.000, so there is nothing to gain" if whole else ""
+    enough: Verdict = "pass" if low > bar or whole else "fail" if high <= bar else "inconclusive"
+    return Rule(
+        name=f"fusion.{name}.above.{other}",
+        verdict="inconclusive" if lacking else enough,
+        observed=found["difference"],
+        low=low,
+        high=high,
+        threshold=bar,
+        more_clusters=lacking or None,
+        sentence=f"{told} on {queries:.0f} queries{ending}",
+    )
 
 
 def _check_index(index: IndexFigures, params: GateParams) -> Iterator[Rule]:
