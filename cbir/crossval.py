@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from cbir.answers import KEY_FIGURES, find_fused
 from cbir.encoder import Encoder
-from cbir.errors import SplitError, TrainingError
+from cbir.errors import SplitError, TrainingError, WorkspaceError
 from cbir.evaluation_page.folds import KINDS, percent, render_folds
 from cbir.features import CACHE
 from cbir.fold_store import SECTIONS as TRAINED
@@ -35,7 +35,7 @@ from cbir.query_sets import embed_views, list_query_sets, measure_system, run_en
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import format_moment, render_facts, write_page
 from cbir.rivals import Rivals
-from cbir.split import cluster_items, deal_clusters
+from cbir.split import check_shares, cluster_items, deal_clusters
 from cbir.statistics import find_interval
 
 INGESTED = Path("data/ingested")  # in the workspace
@@ -50,18 +50,21 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
     ``reports/crossval.html``.
 
     Raises:
-        SplitError: the items cannot be dealt into so many folds.
-        WorkspaceError: nothing has been ingested, or another cross-validation is running.
+        SplitError: the items cannot be dealt into so many folds, or the split leaves nothing for training.
+        WorkspaceError: nothing has been ingested, another cross-validation is running, or parameters, items or code
+            changed on the way.
         TrainingError: training on a fold failed.
     """
     params = load_section(workspace / "params.yaml", "split", SplitParams)
+    check_shares(params)
     seed = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).seed
+    key = name_folds(workspace, ingested=INGESTED, folds=folds)
     items = read_items(workspace / INGESTED, columns=["id", "group", "sha256", "phash", "labels"]).to_pydict()
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
     fold_N = deal_folds(cluster_N, items["labels"], folds=folds, seed=params.seed)
     rows: list[dict[str, Any]] = []
     measured: list[dict[str, Scores]] = []
-    with open_folds(workspace, key=name_folds(workspace, ingested=INGESTED, folds=folds)) as store:
+    with open_folds(workspace, key=key) as store:
         for fold in range(folds):
             where_N = name_parts(fold_N == fold, cluster_N, items["labels"], params=params)
             counts = {name: int((where_N == name).sum()) for name in ("train", "validation", "test")}
@@ -71,6 +74,7 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
             if kept is None:
                 columns = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
                 kept = _run_fold(workspace, store.work / str(fold), columns, fold=fold)
+                _require_same(workspace, key=key, folds=folds)
                 store.write(fold, kept)
             measured.append(kept)
             means = {kind: {name: float(value_Q.mean()) for name, (value_Q, _) in kept[kind].items()} for kind in KINDS}
@@ -92,6 +96,15 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
     head = render_facts(_list_facts(document, now=now))
     write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=[head, *render_folds(document)])
     return document
+
+
+def _require_same(workspace: Path, *, key: str, folds: int) -> None:
+    """Refuse a fold that was trained while what its figures hang on changed."""
+    if name_folds(workspace, ingested=INGESTED, folds=folds) != key:
+        raise WorkspaceError(
+            "Parameters, items or code changed while a fold was trained, so that it is like no other; run "
+            "`cbir-ops crossval` again. As they were before, it goes on with the folds that were done."
+        )
 
 
 def list_changed(params: Path) -> dict[str, Any]:

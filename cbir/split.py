@@ -42,8 +42,7 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     given = items["given_split"]
     if not given:
         raise SplitError("There are no items to split; import a source first.")
-    if params.validation + params.test >= 1:
-        raise SplitError("split.validation and split.test leave nothing for training; lower them in params.yaml.")
+    check_shares(params)
     if unknown := {name for name in given if name} - set(SPLITS):
         raise SplitError(f"The data names the splits {sorted(unknown)}; use {', '.join(SPLITS)}.")
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
@@ -62,11 +61,22 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     largest = int(np.bincount(cluster_N).max())
     figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
     phash_N = parse_hashes(items["phash"])
-    near_M = mark_near(phash_N[where_N == "test"], phash_N[where_N == "train"], distance=params.phash_distance)
+    learnt_N = where_N != "test"  # the encoder's last fit is on validation items, too
+    near_M = mark_near(phash_N[~learnt_N], phash_N[learnt_N], distance=params.phash_distance)
     with replace_folder(out) as folder:
         write_table(folder / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
         write_json(folder / "split.json", counts | figures | {"test_items_near_training": int(near_M.sum())})
     return counts
+
+
+def check_shares(params: SplitParams) -> None:
+    """Refuse shares that leave nothing for training.
+
+    Raises:
+        SplitError: these do.
+    """
+    if params.validation + params.test >= 1:
+        raise SplitError("split.validation and split.test leave nothing for training; lower them in params.yaml.")
 
 
 def cluster_items(groups: list[str], hashes: list[str], phashes: list[str], *, distance: int) -> np.ndarray:

@@ -9,17 +9,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import cbir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbir.crossval import deal_folds, list_changed, name_parts, summarise, train_fold
-from cbir.errors import SplitError
+from cbir import crossval
+from cbir.crossval import cross_validate, deal_folds, list_changed, name_parts, summarise, train_fold
+from cbir.errors import SplitError, WorkspaceError
 from cbir.params import SplitParams
+from cbir.records import ITEM_SCHEMA, write_table
 from flows.stages import run_dvc
 
 FIRST = st.lists(st.integers(0, 11), min_size=24, max_size=60)
@@ -97,6 +101,40 @@ def test_parameters_are_told_where_they_are_not_as_by_default(tmp_path: Path) ->
     params = tmp_path / "params.yaml"
     params.write_text("{train: {epochs: 2, loss: info_nce}, gate: {leaks: 3}, towers: {text: minilm-l6}}")
     assert list_changed(params) == {"train.epochs": 2}
+
+
+def ingest(workspace: Path, params: str) -> None:
+    """Twelve items, each of its own."""
+    (workspace / "params.yaml").write_text(params)
+    (workspace / "dvc.yaml").write_text("{stages: {split: {deps: []}, train: {deps: []}, evaluate: {deps: []}}}")
+    rows = [
+        {"id": str(n), "group": str(n), "sha256": str(n), "phash": f"{n * 0x0F0F0F0F0F0F0F:016x}", "labels": ["a"]}
+        for n in range(12)
+    ]
+    write_table(workspace / "data/ingested/items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+
+
+def test_shares_that_leave_nothing_for_training_are_told_before_it(tmp_path: Path) -> None:
+    ingest(tmp_path, "{split: {validation: 0.5, test: 0.5}}")
+    with pytest.raises(SplitError, match="leave nothing for training; lower them"):
+        cross_validate(tmp_path, folds=2, now=datetime.now(UTC), say=print)
+
+
+def test_a_fold_is_not_kept_where_parameters_changed_while_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(tmp_path, "{split: {test: 0.2}}")
+
+    def run(workspace: Path, folder: Path, columns: dict[str, list[str]], *, fold: int) -> dict[str, dict]:
+        if fold == 1:
+            (workspace / "params.yaml").write_text("{split: {test: 0.2}, train: {epochs: 2}}")
+        return {"figures": {"label.fused_both.map": ask(0.5)}, "gains": {}}
+
+    monkeypatch.setattr(crossval, "_run_fold", run)
+    with pytest.raises(WorkspaceError, match=r"changed while a fold was trained.*`cbir-ops crossval` again"):
+        cross_validate(tmp_path, folds=3, now=datetime.now(UTC), say=print)
+    (store,) = (tmp_path / ".cbir/crossval").iterdir()
+    assert [path.name for path in store.iterdir()] == ["fold-1.parquet"]
 
 
 RANKS = """

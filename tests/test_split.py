@@ -94,14 +94,15 @@ def test_the_same_seed_gives_the_same_split() -> None:
     assert (first == second).all()
 
 
-def write_items(folder: Path, rows: list[tuple[str, str | None]]) -> None:
+def write_items(folder: Path, rows: list[tuple[str, str | None]], *, twin: int | None = None) -> None:
+    """Items of a group and a given split; the picture of ``twin`` is that of the first."""
     items = [
         {
             "id": str(n),
             "group": group,
             "given_split": given_split,
             "sha256": f"{n:064x}",
-            "phash": f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}",
+            "phash": f"{(0 if n == twin else n) * 0x9E3779B97F4A7C15 % 2**64:016x}",
             "labels": [],
         }
         for n, (group, given_split) in enumerate(rows)
@@ -119,6 +120,13 @@ def test_an_item_without_a_split_follows_its_cluster_to_the_given_one(tmp_path: 
     assert where[:60] == ["test"] * 60
     assert all(where[n] == where[n + 1] for n in range(0, 120, 2))
     assert json.loads((tmp_path / "out" / "split.json").read_text())["leaking_clusters"] == 0
+
+
+def test_a_test_item_near_a_validation_item_is_counted_for_that_is_learnt_from_too(tmp_path: Path) -> None:
+    rows: list[tuple[str, str | None]] = [("a", "validation"), ("b", "test"), *((f"g{n}", "train") for n in range(10))]
+    write_items(tmp_path, rows, twin=1)
+    split_items(tmp_path, tmp_path / "out", params=SplitParams())
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["test_items_near_training"] == 1
 
 
 def test_given_splits_that_divide_a_cluster_are_kept_and_counted(tmp_path: Path) -> None:
