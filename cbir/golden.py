@@ -2,7 +2,8 @@
 
 ``queries.jsonl`` has one query a line: ``id``, and ``text``, ``image`` (a path beside the file) or both. ``qrels.txt``
 has one judgement a line, in TREC's four columns: query, iteration (ignored), item, grade (0 is not relevant). Other
-than in TREC's, an item's id may have spaces: it is all that is between the second column and the last.
+than in TREC's, an item's id may have spaces: it is all that is between the second column and the last. Both are UTF-8,
+with or without the mark that some editors begin a file with.
 
 Shapes: Q queries, N items.
 """
@@ -10,7 +11,7 @@ Shapes: Q queries, N items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,11 +19,12 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from cbir.errors import GoldenError
+from cbir.errors import GoldenError, ImageError
 from cbir.images import PLAIN, Canvas, load_query_image
 
 QUERIES = "queries.jsonl"
 QRELS = "qrels.txt"
+MOST_GRADE = 1_000_000  # far above any scale that people judge by, far below what overflows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,27 +55,32 @@ def read_golden(folder: Path, item_ids: Sequence[str], *, canvas: Canvas = PLAIN
     ``canvas``: of the items, which the queries' pictures are fitted into.
 
     Raises:
-        GoldenError: a line is malformed, an id is there twice or unknown, or a query has nothing relevant.
-        ImageError: a query's picture cannot be used.
+        GoldenError: a line is malformed, an id is there twice or unknown, a judgement contradicts another, or a query
+            has nothing relevant.
+        ImageError: a query's picture is not there or cannot be used.
     """
     rows = _read_queries(folder / QUERIES)
     ids = list(rows)
     grade_QN = _read_grades(folder / QRELS, query_ids=ids, item_ids=item_ids)
     if idle := [id_ for id_, grade_N in zip(ids, grade_QN, strict=True) if not (grade_N > 0).any()]:
         raise GoldenError(f"{folder / QRELS} judges nothing relevant for {_name(idle)}; add a line, or drop the query.")
-    files = [row.image or None for row in rows.values()]
-    images = [load_query_image(folder / file, canvas) if file else None for file in files]
-    texts = [row.text or None for row in rows.values()]
+    files = [row.image for row in rows.values()]
+    images = [_load_picture(folder, row, canvas) for row in rows.values()]
+    texts = [row.text for row in rows.values()]
     return GoldenQueries(ids=ids, texts=texts, files=files, images=images, grade_QN=grade_QN)
+
+
+def _load_picture(folder: Path, row: _Query, canvas: Canvas) -> Image.Image | None:
+    try:
+        return load_query_image(folder / row.image, canvas) if row.image else None
+    except ImageError as error:
+        raise ImageError(f"{folder / QUERIES}: the image of the query {row.id!r}: {error}") from None
 
 
 def _read_queries(path: Path) -> dict[str, _Query]:
     rows: dict[str, _Query] = {}
     adapter = TypeAdapter(_Query)
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
+    for place, line in _read_lines(path):
         row = _parse_query(line, adapter, place=place)
         if not (row.text or row.image):
             raise GoldenError(f"{place}: {row.id} is no query; give each an id, and text, image or both.")
@@ -85,9 +92,11 @@ def _read_queries(path: Path) -> dict[str, _Query]:
     return rows
 
 
-def _parse_query(line: bytes, adapter: TypeAdapter[_Query], *, place: str) -> _Query:
+def _parse_query(line: str, adapter: TypeAdapter[_Query], *, place: str) -> _Query:
+    """The query of a line; what is blank is None."""
     try:
-        return adapter.validate_json(line)
+        row = adapter.validate_json(line)
+        return replace(row, text=(row.text or "").strip() or None, image=row.image or None)
     except ValidationError as error:
         first = error.errors()[0]
         field = "".join(f"{part}: " for part in first["loc"])
@@ -96,37 +105,42 @@ def _parse_query(line: bytes, adapter: TypeAdapter[_Query], *, place: str) -> _Q
 
 def _read_grades(path: Path, *, query_ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
     queries, items = _number(query_ids), _number(item_ids)
-    grade_QN = np.zeros((len(queries), len(items)), np.int64)
-    unknown = []
-    for line in _read_lines(path):
-        if not line.strip():
-            continue
-        query, item, grade = _split_judgement(line, path=path)
+    judged: dict[tuple[str, str], int] = {}
+    for place, line in _read_lines(path):
+        query, item, grade = _parse_judgement(line, place=place)
         if query not in queries:
-            raise GoldenError(f"{path} judges the query {query!r}, which {QUERIES} lacks; add it, or drop the line.")
-        if item in items:
-            grade_QN[queries[query], items[item]] = max(grade, 0)
-        else:
-            unknown.append(item)
-    if unknown:
+            raise GoldenError(f"{place} judges the query {query!r}, which {QUERIES} lacks; add it, or drop the line.")
+        if judged.setdefault((query, item), grade) != grade:
+            earlier = f"after {judged[query, item]} in an earlier line"
+            raise GoldenError(f"{place} gives {item} for {query} the grade {grade}, {earlier}; keep one of them.")
+    if unknown := [item for _, item in judged if item not in items]:
         raise GoldenError(f"{path} names items that the catalogue lacks: {_name(unknown)}; mend or drop those lines.")
+    grade_QN = np.zeros((len(queries), len(items)), np.int64)
+    for (query, item), grade in judged.items():
+        grade_QN[queries[query], items[item]] = grade
     return grade_QN
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[tuple[str, str]]:
+    """Every line that is not blank, after the place to name it by."""
     try:
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8-sig").split("\n") if path.exists() else []
     except UnicodeDecodeError as error:
         raise GoldenError(f"{path} is no text in UTF-8 ({error}); save it as such.") from None
+    return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _split_judgement(line: str, *, path: Path) -> tuple[str, str, int]:
+def _parse_judgement(line: str, *, place: str) -> tuple[str, str, int]:
+    """Query, item and grade; one below 0 is 0."""
     try:
         query, _, rest = line.split(maxsplit=2)
-        item, grade = rest.rsplit(maxsplit=1)
-        return query, item, int(grade)
+        item, text = rest.rsplit(maxsplit=1)
+        grade = max(int(text), 0)
     except ValueError:
-        raise GoldenError(f"{path}: {line!r} is no judgement; write `query 0 item grade`.") from None
+        raise GoldenError(f"{place}: {line!r} is no judgement; write `query 0 item grade`.") from None
+    if grade > MOST_GRADE:
+        raise GoldenError(f"{place}: the grade {grade} is above {MOST_GRADE:,}; write a smaller one, such as 3.")
+    return query, item, grade
 
 
 def _number(ids: Sequence[str]) -> Mapping[str, int]:

@@ -133,7 +133,7 @@ def load_query_image(path: Path, canvas: Canvas = PLAIN) -> Image.Image:
     except OSError as error:
         raise ImageError(f"{path} cannot be read ({error.strerror}); give a picture that you may read.") from None
     if data is None:
-        raise ImageError(f"{path} is not a file; give --image the path of a picture.")
+        raise ImageError(f"{path} is not a file; give the path of a picture.")
     try:
         return fit_image(data, canvas)
     except ImageError as error:

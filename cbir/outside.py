@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cbir.answers import KEY_FIGURES
 from cbir.clusters import mark_near, parse_hashes
+from cbir.contest import HELD_OUT, record_split
 from cbir.encoder import Encoder
-from cbir.errors import SourceError
+from cbir.errors import ReleaseError, SourceError
 from cbir.evaluation_page import COLUMNS as SHOWN
 from cbir.evaluation_page import write_outside_page
 from cbir.features import CACHE, load_features
@@ -32,6 +34,8 @@ from cbir.scratch import make_scratch
 from cbir.slices import COLUMNS, list_names
 from cbir.sources import import_source
 from cbir.split import cluster_items
+
+LEARNT = "split.parquet"  # evidence of a release, as ``record_split`` writes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +64,9 @@ def evaluate_outside(
     """Import ``source`` into a temporary place, score the encoder on all of it, and write a page into ``reports/``.
 
     The workspace's parameters hold, but pictures are fitted as those that the encoder learned from; its data stays as
-    it is. Vectors have as many dimensions as the index of the ``release`` holds; without one, all. Where the workspace
-    has been split, the counts say how many of the items have a near duplicate among those that it trains on.
+    it is. Vectors have as many dimensions as the index of the ``release`` holds; without one, all. The counts say how
+    many of the items have a near duplicate among those that the release learnt from; without one, and of one that did
+    not record it, among those that the workspace trains on, where it has been split.
 
     Raises:
         SourceError: the source cannot be imported, or has nothing to ask.
@@ -75,12 +80,13 @@ def evaluate_outside(
         params = load_section(workspace / "params.yaml", "ingest", IngestParams)
         params = replace(params, image_size=encoder.canvas.size, background=encoder.canvas.background)
         counts = ingest(place / "raw", place / "ingested", params=params)
-        gallery, near = _open_gallery(place / "ingested", encoder_folder=encoder_folder, workspace=workspace)
+        gallery = _open_gallery(place / "ingested", encoder_folder=encoder_folder, workspace=workspace)
         sliced = read_items(place / "ingested", columns=COLUMNS)
         board = _score(gallery, sliced, encoder=encoder, workspace=workspace)
-        board.summary["counts"] = counts | near
+        learnt, doubts = _find_learnt(release, workspace=workspace, scratch=place)
+        board.summary["counts"] = counts | _count_known(place / "ingested", learnt, workspace=workspace)
         write_scores(board, place / "scores", slices=board.slice(sliced), golden=[])
-        warnings = list_warnings(board, gallery, reads_words=encoder.reads_words)
+        warnings = doubts + list_warnings(board, gallery, reads_words=encoder.reads_words)
         page = workspace / "reports" / f"evaluation-{name}.html"
         shown = read_items(place / "ingested", columns=SHOWN)
         title = f"Evaluation on {name}"
@@ -137,14 +143,14 @@ def _render_counts(counts: dict[str, int]) -> str:
     return render_warning(told) if counts.get("items_near_training") else f"<p>{told}</p>"
 
 
-def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> tuple[Gallery, dict[str, int]]:
+def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> Gallery:
     items = read_items(ingested, columns=["id", "image", "captions", "labels", "group", "sha256", "phash"])
     distance = load_section(workspace / "params.yaml", "split", SplitParams).phash_distance
     groups, hashes, phashes = (items[name].to_pylist() for name in ("group", "sha256", "phash"))
     cluster_N = cluster_items(groups, hashes, phashes, distance=distance)
     features = load_features(items, towers_folder=encoder_folder, cache=workspace / CACHE)
     rows = np.arange(items.num_rows)
-    gallery = select_gallery(
+    return select_gallery(
         items,
         features,
         rows,
@@ -153,19 +159,41 @@ def _open_gallery(ingested: Path, *, encoder_folder: Path, workspace: Path) -> t
         towers_folder=encoder_folder,
         cache=workspace / CACHE,
     )
-    return gallery, _count_known(phashes, workspace=workspace, distance=distance)
 
 
-def _count_known(phashes: list[str], *, workspace: Path, distance: int) -> dict[str, int]:
-    """How many have a near duplicate among the workspace's training and validation items, if it has been split."""
-    where, ingested = workspace / "data/split/split.parquet", workspace / "data/ingested"
-    if not where.exists() or not any(ingested.glob("items-*.parquet")):
+def _find_learnt(release: Release | None, *, workspace: Path, scratch: Path) -> tuple[pa.Table | None, list[str]]:
+    """What the encoder learnt from, as ``record_split`` writes it, None where nothing says; and warnings.
+
+    A release says so itself, for the workspace may have been split anew since. Without a word of it the workspace's
+    present split has to do.
+    """
+    recorded = _fetch_learnt(release, workspace=workspace) if release else None
+    if recorded:
+        return read_table(recorded, made_by="split"), []
+    split, ingested, path = workspace / "data/split", workspace / "data/ingested", scratch / LEARNT
+    if not (split / "split.parquet").exists() or not any(ingested.glob("items-*.parquet")):
+        return None, []
+    record_split(ingested, split, path)
+    doubt = "does not say what it learnt from; near duplicates are counted by the workspace's present split"
+    return read_table(path, made_by="split"), [f"Release {release.version} {doubt}."] if release else []
+
+
+def _fetch_learnt(release: Release, *, workspace: Path) -> Path | None:
+    """What the release recorded; one of an earlier version did not."""
+    try:
+        return open_registry(workspace).fetch_evidence(release, LEARNT)
+    except ReleaseError:
+        return None
+
+
+def _count_known(ingested: Path, learnt: pa.Table | None, *, workspace: Path) -> dict[str, int]:
+    """How many items have a near duplicate among the training and validation items of ``learnt``, where it is known."""
+    if learnt is None:
         return {}
-    split = read_table(where, made_by="split").to_pandas()
-    learnt = set(split.loc[split["split"] != "test", "id"])
-    rows = read_items(ingested, columns=["id", "phash"]).to_pylist()
-    known = [row["phash"] for row in rows if row["id"] in learnt]
-    near_N = mark_near(parse_hashes(phashes), parse_hashes(known), distance=distance)
+    distance = load_section(workspace / "params.yaml", "split", SplitParams).phash_distance
+    used = learnt.filter(pc.not_equal(learnt["split"], HELD_OUT))
+    items = read_items(ingested, columns=["phash"])
+    near_N = mark_near(*(parse_hashes(table["phash"].to_pylist()) for table in (items, used)), distance=distance)
     return {"items_near_training": int(near_N.sum())}
 
 

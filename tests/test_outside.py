@@ -7,11 +7,13 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import COLOURS, cbir, draw
 
 from cbir.errors import ReleaseError, SourceError
 from cbir.outside import evaluate_outside, locate_encoder
+from cbir.records import read_table, write_table
 
 pytestmark = pytest.mark.slow
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -62,6 +64,42 @@ def test_items_that_the_workspace_trains_on_are_counted(released: Path, live: Pa
     assert f"<p class=warning>48 items, 0 that cannot be used; {near} of them have a near duplicate" in page
     assert "evaluated <b>2026-01-02 03:04 UTC</b>" in page
     assert found.metrics["label"]["fused_both"]["queries"] == 48
+
+
+def split_anew(workspace: Path, part: str) -> None:
+    """Say of every item of the workspace's present split that it is in ``part``."""
+    path = workspace / "data/split/split.parquet"
+    where = read_table(path, made_by="split")
+    write_table(path, where.set_column(1, "split", pa.array([part] * len(where))))
+
+
+def test_what_a_release_learnt_from_is_counted_and_not_what_the_workspace_trains_on_now(
+    released: Path, live: Path
+) -> None:
+    split = json.loads((live / "data/split/split.json").read_text())
+    split_anew(live, "test")
+    done = cbir(live, "evaluate", "--data", str(released.parent / "catalogue"), "--release", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["items_near_training"] == split["train"] + split["validation"]
+    assert "present split" not in done.stderr
+
+
+def test_of_a_release_that_recorded_no_split_the_present_one_is_taken_and_a_warning_says_so(
+    released: Path, live: Path
+) -> None:
+    for path in (live / "mlartifacts").rglob("split.parquet"):
+        path.unlink()
+    split_anew(live, "train")
+    folder, release = locate_encoder(live, "champion")
+    catalogue = str(released.parent / "catalogue")
+    found = evaluate_outside(catalogue, encoder_folder=folder, workspace=live, now=NOW, release=release)
+    assert found.metrics["counts"]["items_near_training"] == 48
+    told = "Release 1 does not say what it learnt from; near duplicates are counted by the workspace's present split."
+    assert told in found.warnings
+    shutil.rmtree(live / "data/split")
+    found = evaluate_outside(catalogue, encoder_folder=folder, workspace=live, now=NOW, release=release)
+    assert "items_near_training" not in found.metrics["counts"]
+    assert told not in found.warnings
 
 
 def test_pictures_alone_are_asked_for_by_changed_copies_of_them(live: Path, tmp_path: Path) -> None:
