@@ -35,11 +35,15 @@ from cbir.query_sets import embed_views, list_query_sets, measure_system, run_en
 from cbir.records import SPLIT_SCHEMA, read_items, write_json, write_table
 from cbir.report import format_moment, render_facts, write_page
 from cbir.rivals import Rivals
-from cbir.split import check_shares, cluster_items, deal_clusters
+from cbir.split import check_fractions, cluster_items, deal_clusters
 from cbir.statistics import find_interval
 
 INGESTED = Path("data/ingested")  # in the workspace
 JSON, PAGE = Path("reports/crossval.json"), Path("reports/crossval.html")
+CHANGED = (
+    "Items, parameters or code of the stages changed while fold {fold} was measured, so it is not kept. Start again: "
+    "as they are now, every fold is measured anew; with what changed put back, those that are done are still kept."
+)
 
 
 def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[[str], None]) -> dict[str, Any]:
@@ -50,15 +54,15 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
     ``reports/crossval.html``.
 
     Raises:
-        SplitError: the items cannot be dealt into so many folds, or the split leaves nothing for training.
-        WorkspaceError: nothing has been ingested, another cross-validation is running, or parameters, items or code
-            changed on the way.
+        SplitError: the items cannot be dealt into so many folds, or the split's fractions leave nothing to train on.
+        WorkspaceError: nothing has been ingested, another cross-validation is running, or what the figures hang on
+            was changed meanwhile.
         TrainingError: training on a fold failed.
     """
+    key = name_folds(workspace, ingested=INGESTED, folds=folds)  # before anything that it names is read
     params = load_section(workspace / "params.yaml", "split", SplitParams)
-    check_shares(params)
+    check_fractions(params)
     seed = load_section(workspace / "params.yaml", "evaluate", EvaluateParams).seed
-    key = name_folds(workspace, ingested=INGESTED, folds=folds)
     items = read_items(workspace / INGESTED, columns=["id", "group", "sha256", "phash", "labels"]).to_pydict()
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
     fold_N = deal_folds(cluster_N, items["labels"], folds=folds, seed=params.seed)
@@ -74,7 +78,8 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
             if kept is None:
                 columns = {"id": items["id"], "split": list(where_N), "cluster": [str(c) for c in cluster_N]}
                 kept = _run_fold(workspace, store.work / str(fold), columns, fold=fold)
-                _require_same(workspace, key=key, folds=folds)
+                if name_folds(workspace, ingested=INGESTED, folds=folds) != key:
+                    raise WorkspaceError(CHANGED.format(fold=fold + 1))
                 store.write(fold, kept)
             measured.append(kept)
             means = {kind: {name: float(value_Q.mean()) for name, (value_Q, _) in kept[kind].items()} for kind in KINDS}
@@ -96,15 +101,6 @@ def cross_validate(workspace: Path, *, folds: int, now: datetime, say: Callable[
     head = render_facts(_list_facts(document, now=now))
     write_page(workspace / PAGE, title=f"Cross-validation, {folds} folds", sections=[head, *render_folds(document)])
     return document
-
-
-def _require_same(workspace: Path, *, key: str, folds: int) -> None:
-    """Refuse a fold that was trained while what its figures hang on changed."""
-    if name_folds(workspace, ingested=INGESTED, folds=folds) != key:
-        raise WorkspaceError(
-            "Parameters, items or code changed while a fold was trained, so that it is like no other; run "
-            "`cbir-ops crossval` again. As they were before, it goes on with the folds that were done."
-        )
 
 
 def list_changed(params: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def name_folds(workspace: Path, *, ingested: Path, folds: int) -> str:
         "code": [hash_code(workspace, stage) for stage in ("split", "train", "evaluate")],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for path in sorted(path for path in (workspace / ingested).iterdir() if path.is_file()):
+    for path in sorted(path for path in (workspace / ingested).glob("*") if path.is_file()):  # it may not be there
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

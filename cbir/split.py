@@ -28,7 +28,8 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     Items that share a group, a file hash or a near-equal perceptual hash are one cluster and stay together.
     Clusters go, largest first, where most of their labels are still missing (after Sechidis et al. 2011, On the
     stratification of multi-label data). A split that came with the data is kept, and its cluster takes it; clusters
-    whose given splits differ are counted as ``leaking_clusters``.
+    whose given splits differ are counted as ``leaking_clusters``, and test items with a near-equal picture among those
+    that are learnt from, of training or of validation, as ``test_items_near_training``.
 
     ``kept`` is a folder with an earlier split, or without one. Items stay where it has them, so that what was trained
     on is not tested on later, but for a split that comes with the data; new clusters fill up what is missing. A new
@@ -42,7 +43,7 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     given = items["given_split"]
     if not given:
         raise SplitError("There are no items to split; import a source first.")
-    check_shares(params)
+    check_fractions(params)
     if unknown := {name for name in given if name} - set(SPLITS):
         raise SplitError(f"The data names the splits {sorted(unknown)}; use {', '.join(SPLITS)}.")
     cluster_N = cluster_items(items["group"], items["sha256"], items["phash"], distance=params.phash_distance)
@@ -61,7 +62,7 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     largest = int(np.bincount(cluster_N).max())
     figures = {"clusters": int(cluster_N.max()) + 1, "largest_cluster": largest, "leaking_clusters": leaking}
     phash_N = parse_hashes(items["phash"])
-    learnt_N = where_N != "test"  # the encoder's last fit is on validation items, too
+    learnt_N = where_N != "test"  # the last fit takes the validation items too
     near_M = mark_near(phash_N[~learnt_N], phash_N[learnt_N], distance=params.phash_distance)
     with replace_folder(out) as folder:
         write_table(folder / "split.parquet", pa.Table.from_pydict(rows, schema=SPLIT_SCHEMA))
@@ -69,11 +70,11 @@ def split_items(ingested: Path, out: Path, *, params: SplitParams, kept: Path | 
     return counts
 
 
-def check_shares(params: SplitParams) -> None:
-    """Refuse shares that leave nothing for training.
+def check_fractions(params: SplitParams) -> None:
+    """Refuse fractions that leave nothing to train on.
 
     Raises:
-        SplitError: these do.
+        SplitError: they do.
     """
     if params.validation + params.test >= 1:
         raise SplitError("split.validation and split.test leave nothing for training; lower them in params.yaml.")

@@ -25,7 +25,7 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 class Comparison:
     """Mean of one system less that of another: with its interval, and how likely so large a one is by chance.
 
-    ``clusters``: of queries, that it was measured on.
+    ``clusters``: of queries, on which it was measured.
     """
 
     difference: float
@@ -90,7 +90,7 @@ def compare_systems(
     low, high = find_interval(difference_Q, cluster_Q, rng=rng)
     total_C, _ = _sum_clusters(difference_Q, cluster_Q)
     if len(total_C) < 2:
-        return Comparison(float(difference_Q.mean()), low, high, 1.0, len(total_C))
+        return Comparison(float(difference_Q.mean()), low, high, p_value=1.0, clusters=len(total_C))
     swapped = stats.permutation_test(
         (total_C,),
         lambda total, axis: total.sum(axis),
@@ -100,7 +100,7 @@ def compare_systems(
         n_resamples=RESAMPLES,
         rng=rng,
     )
-    return Comparison(float(difference_Q.mean()), low, high, float(swapped.pvalue), len(total_C))
+    return Comparison(float(difference_Q.mean()), low, high, p_value=float(swapped.pvalue), clusters=len(total_C))
 
 
 def judge_non_inferiority(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import cbir
+from conftest import ROOT, cbir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbir import crossval
-from cbir.crossval import cross_validate, deal_folds, list_changed, name_parts, summarise, train_fold
+from cbir.crossval import INGESTED, cross_validate, deal_folds, list_changed, name_parts, summarise, train_fold
 from cbir.errors import SplitError, WorkspaceError
+from cbir.fold_store import STORE, Scores, open_folds
 from cbir.params import SplitParams
 from cbir.records import ITEM_SCHEMA, write_table
 from flows.stages import run_dvc
 
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 FIRST = st.lists(st.integers(0, 11), min_size=24, max_size=60)
 
 
@@ -70,6 +72,54 @@ def test_no_items_are_no_folds() -> None:
         deal_folds(np.array([], dtype=int), [], folds=2, seed=0)
 
 
+def make_ingested(workspace: Path, *, params: str = "") -> Path:
+    """A workspace of 24 items that was never trained in."""
+    items = [
+        {"id": str(n), "group": str(n), "sha256": f"{n:064x}", "phash": f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}"}
+        for n in range(24)
+    ]
+    rows = [row | {"labels": ["a"]} for row in items]
+    write_table(workspace / INGESTED / "items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
+    (workspace / "params.yaml").write_text(params)
+    shutil.copy(ROOT / "dvc.yaml", workspace)
+    shutil.copytree(ROOT / "cbir", workspace / "cbir")
+    return workspace
+
+
+def test_fractions_that_leave_nothing_to_train_on_are_refused_before_a_fold_is_dropped(tmp_path: Path) -> None:
+    workspace = make_ingested(tmp_path, params="split: {validation: 0.5, test: 0.5}")
+    with open_folds(workspace, key="of before") as store:
+        store.write(0, {"figures": {"map": ask(1.0)}})
+    with pytest.raises(SplitError, match=r"split\.validation and split\.test leave nothing for training; lower them"):
+        cross_validate(workspace, folds=2, now=NOW, say=lambda _: None)
+    assert (workspace / STORE / "of before/fold-1.parquet").exists()
+
+
+def edit_parameters(workspace: Path) -> None:
+    (workspace / "params.yaml").write_text("train: {epochs: 3}")
+
+
+def ingest_again(workspace: Path) -> None:
+    shutil.copy(workspace / INGESTED / "items-00000.parquet", workspace / INGESTED / "items-00001.parquet")
+
+
+@pytest.mark.parametrize("change", [edit_parameters, ingest_again])
+def test_a_fold_during_which_something_changed_is_not_kept_and_those_before_it_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    workspace = make_ingested(tmp_path, params="train: {epochs: 2}")
+
+    def run_fold(*_: object, fold: int) -> dict[str, Scores]:
+        if fold == 1:
+            change(workspace)
+        return {"figures": {"label.fused_both.map": ask(0.5, 1.0)}, "gains": {}}
+
+    monkeypatch.setattr("cbir.crossval._run_fold", run_fold)  # minutes
+    with pytest.raises(WorkspaceError, match=r"changed while fold 2 was measured, so it is not kept\. Start again"):
+        cross_validate(workspace, folds=3, now=NOW, say=lambda _: None)
+    assert [path.name for path in (workspace / STORE).glob("*/*")] == ["fold-1.parquet"]
+
+
 def ask(*values: float) -> tuple[np.ndarray, np.ndarray]:
     """Figures of as many queries, each a cluster of its own."""
     return np.array(values), np.arange(len(values))
@@ -101,40 +151,6 @@ def test_parameters_are_told_where_they_are_not_as_by_default(tmp_path: Path) ->
     params = tmp_path / "params.yaml"
     params.write_text("{train: {epochs: 2, loss: info_nce}, gate: {leaks: 3}, towers: {text: minilm-l6}}")
     assert list_changed(params) == {"train.epochs": 2}
-
-
-def ingest(workspace: Path, params: str) -> None:
-    """Twelve items, each of its own."""
-    (workspace / "params.yaml").write_text(params)
-    (workspace / "dvc.yaml").write_text("{stages: {split: {deps: []}, train: {deps: []}, evaluate: {deps: []}}}")
-    rows = [
-        {"id": str(n), "group": str(n), "sha256": str(n), "phash": f"{n * 0x0F0F0F0F0F0F0F:016x}", "labels": ["a"]}
-        for n in range(12)
-    ]
-    write_table(workspace / "data/ingested/items-00000.parquet", pa.Table.from_pylist(rows, schema=ITEM_SCHEMA))
-
-
-def test_shares_that_leave_nothing_for_training_are_told_before_it(tmp_path: Path) -> None:
-    ingest(tmp_path, "{split: {validation: 0.5, test: 0.5}}")
-    with pytest.raises(SplitError, match="leave nothing for training; lower them"):
-        cross_validate(tmp_path, folds=2, now=datetime.now(UTC), say=print)
-
-
-def test_a_fold_is_not_kept_where_parameters_changed_while_it_was_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ingest(tmp_path, "{split: {test: 0.2}}")
-
-    def run(workspace: Path, folder: Path, columns: dict[str, list[str]], *, fold: int) -> dict[str, dict]:
-        if fold == 1:
-            (workspace / "params.yaml").write_text("{split: {test: 0.2}, train: {epochs: 2}}")
-        return {"figures": {"label.fused_both.map": ask(0.5)}, "gains": {}}
-
-    monkeypatch.setattr(crossval, "_run_fold", run)
-    with pytest.raises(WorkspaceError, match=r"changed while a fold was trained.*`cbir-ops crossval` again"):
-        cross_validate(tmp_path, folds=3, now=datetime.now(UTC), say=print)
-    (store,) = (tmp_path / ".cbir/crossval").iterdir()
-    assert [path.name for path in store.iterdir()] == ["fold-1.parquet"]
 
 
 RANKS = """

@@ -16,7 +16,7 @@ from cbir.params import GateParams
 from cbir.params.file import load_section
 
 ROOT = Path(__file__).parent.parent
-MAP = "label.fused_both.map"
+MAP, WORDS = "label.fused_both.map", "text_to_image.fused.map"
 PARAMS = GateParams(
     floor={MAP: 0.5},
     first_floor={MAP: 0.6},
@@ -38,9 +38,6 @@ INDEX = IndexFigures(
 )
 
 
-GAIN = {"difference": 0.1, "low": 0.05, "high": 0.15, "clusters": 100}
-
-
 def make_pair(gain: float, *, queries: int = 400, spread: float = 0.05, metric: str = MAP, part: str = "") -> Pair:
     """The challenger's mean is above the champion's by exactly ``gain``; every query is a cluster of its own."""
     noise_Q = np.random.default_rng(0).normal(0.0, spread, queries)
@@ -53,10 +50,15 @@ def make_pair(gain: float, *, queries: int = 400, spread: float = 0.05, metric: 
     )
 
 
+def make_gain(low: float, high: float, *, clusters: int = 100) -> dict[str, float]:
+    """As the evaluation says by how much a fused system is above another one."""
+    return {"difference": (low + high) / 2, "low": low, "high": high, "clusters": clusters}
+
+
 def make_evidence(*pairs: Pair, **changes: Any) -> Evidence:
     evidence = Evidence(
         metrics={MAP: 0.7, "label.fused_both.queries": 100.0},
-        statistics={"label": {"fused_both": {"above": {"sum": GAIN}}}},
+        statistics={"label": {"fused_both": {"above": {"sum": make_gain(0.05, 0.15)}}}},
         validation={"success": True, "rows": 400},
         split={"test_items_near_training": 0, "leaking_clusters": 0},
         index=INDEX,
@@ -87,9 +89,9 @@ def test_a_worse_challenger_is_refused_by_both_rules() -> None:
 
 
 def test_better_on_one_metric_does_not_make_up_for_worse_on_another() -> None:
-    params = replace(PARAMS, protect={MAP: 0.02, "text_to_image.fused.map": 0.02})
-    evidence = make_evidence(make_pair(0.05), make_pair(-0.05, metric="text_to_image.fused.map"))
-    assert hindrances(decide(evidence, params=params)) == {"non_inferior.text_to_image.fused.map": "fail"}
+    params = replace(PARAMS, protect={MAP: 0.02, WORDS: 0.02})
+    evidence = make_evidence(make_pair(0.05), make_pair(-0.05, metric=WORDS))
+    assert hindrances(decide(evidence, params=params)) == {f"non_inferior.{WORDS}": "fail"}
 
 
 def test_worse_on_one_slice_is_refused_and_a_small_slice_is_told_but_not_scored() -> None:
@@ -105,7 +107,7 @@ def test_too_few_common_items_are_inconclusive_and_say_how_many_more() -> None:
     decision = decide(make_evidence(make_pair(0.05, queries=12), contest=contest), params=PARAMS)
     assert decision.verdict == "inconclusive"
     more = {rule.name: rule.more_clusters for rule in decision.rules if rule.verdict == "inconclusive"}
-    assert more == {"common_items": 18, f"non_inferior.{MAP}": 18, "superior": 18}
+    assert more == {"common_items": 18, f"non_inferior.{MAP}": 18, f"better.{MAP}": 18, "superior": 18}
 
 
 def test_a_gain_that_cannot_be_told_from_luck_is_inconclusive_and_says_how_many_more() -> None:
@@ -121,6 +123,27 @@ def test_the_more_metrics_may_be_better_the_more_any_of_them_must_be() -> None:
     assert decide(make_evidence(pair), params=PARAMS).verdict == "pass"
     many = (MAP, "a.b.map", "c.d.map", "e.f.map", "g.h.map")
     assert hindrances(decide(make_evidence(pair), params=replace(PARAMS, improve=many))) == {"superior": "inconclusive"}
+
+
+def test_a_metric_with_too_few_clusters_to_tell_is_not_said_to_be_no_better() -> None:
+    params = replace(PARAMS, improve=(MAP, WORDS))
+    evidence = make_evidence(make_pair(0.0), make_pair(0.0, queries=12, metric=WORDS))
+    decision = decide(evidence, params=params)
+    assert hindrances(decision) == {"superior": "inconclusive"}
+    told = {rule.name: rule for rule in decision.rules}
+    assert told["superior"].sentence == f"too few queries to tell whether any of {WORDS} is better"
+    assert told["superior"].more_clusters == told[f"better.{WORDS}"].more_clusters == 18
+    better = make_evidence(make_pair(0.05), make_pair(0.0, queries=12, metric=WORDS))
+    assert decide(better, params=params).verdict == "pass"
+
+
+def test_a_measured_metric_of_which_no_common_query_is_left_is_not_said_to_be_no_better_either() -> None:
+    params, equal = replace(PARAMS, improve=(MAP, WORDS)), make_evidence(make_pair(0.0))
+    measured = replace(equal, metrics={**equal.metrics, WORDS: 0.6})
+    assert hindrances(decide(measured, params=params)) == {"superior": "inconclusive"}
+    decision = decide(equal, params=params)  # nothing asks it
+    assert hindrances(decision) == {"superior": "fail"}
+    assert f"not better on any of {MAP}: " in next(r.sentence for r in decision.rules if r.name == "superior")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +199,7 @@ def test_nothing_protected_is_nothing_compared() -> None:
     ("low", "high", "verdict"), [(0.01, 0.2, None), (-0.05, 0.2, "inconclusive"), (-0.2, -0.01, "fail")]
 )
 def test_fusion_must_be_above_every_other_system(low: float, high: float, verdict: str | None) -> None:
-    above = {"sum": GAIN, "text_only": GAIN | {"difference": (low + high) / 2, "low": low, "high": high}}
+    above = {"sum": make_gain(0.05, 0.15), "text_only": make_gain(low, high)}
     evidence = make_evidence(statistics={"label": {"fused_both": {"above": above}}})
     expected = {} if verdict is None else {"fusion.label.fused_both.above.text_only": verdict}
     assert hindrances(decide(evidence, params=PARAMS)) == expected
@@ -184,7 +207,7 @@ def test_fusion_must_be_above_every_other_system(low: float, high: float, verdic
 
 @pytest.mark.parametrize(("words", "verdict"), [(1.0, "pass"), (0.99, "fail")])
 def test_where_words_alone_are_perfect_fusion_need_not_gain(words: float, verdict: str) -> None:
-    above = {"text_only": GAIN | {"difference": 0.0, "low": 0.0, "high": 0.0}}
+    above = {"text_only": make_gain(0.0, 0.0)}
     evidence = make_evidence(
         metrics={MAP: 1.0, "label.text_only.map": words, "label.fused_both.queries": 100.0},
         statistics={"label": {"fused_both": {"above": above}}},
@@ -193,25 +216,22 @@ def test_where_words_alone_are_perfect_fusion_need_not_gain(words: float, verdic
     assert (rule.verdict, "nothing to gain" in rule.sentence) == (verdict, verdict == "pass")
 
 
-@pytest.mark.parametrize("clusters", [None, 1, PARAMS.least_clusters - 1])
-def test_fusion_on_too_few_queries_is_inconclusive_however_far_it_is_above(clusters: int | None) -> None:
-    """Of one cluster the interval is its mean: it would always pass. Earlier versions did not say how many."""
-    few = {name: value for name, value in (GAIN | {"clusters": clusters}).items() if value is not None}
-    decision = decide(make_evidence(statistics={"label": {"fused_both": {"above": {"sum": few}}}}), params=PARAMS)
+@pytest.mark.parametrize(
+    ("gain", "sentence", "more"),
+    [
+        (make_gain(0.1, 0.1, clusters=1), "too few queries to tell, 1 cluster; 29 more are needed", 29),
+        (make_gain(-0.2, -0.1, clusters=29), "too few queries to tell, 29 clusters; 1 more are needed", 1),
+        ({"difference": 0.1, "low": 0.05, "high": 0.15}, "of how many clusters of queries is not known", None),
+    ],
+    ids=["one cluster", "one too few", "statistics of an earlier version"],
+)
+def test_fusion_on_too_few_clusters_or_on_nobody_knows_how_many_is_inconclusive(
+    gain: dict[str, float], sentence: str, more: int | None
+) -> None:
+    decision = decide(make_evidence(statistics={"label": {"fused_both": {"above": {"sum": gain}}}}), params=PARAMS)
     assert hindrances(decision) == {"fusion.label.fused_both.above.sum": "inconclusive"}
-    rule = next(rule for rule in decision.rules if rule.name.endswith("above.sum"))
-    assert rule.more_clusters == PARAMS.least_clusters - (clusters or 0)
-    assert "gate.least_clusters" in rule.sentence
-
-
-def test_a_metric_of_too_few_queries_is_not_one_that_is_not_better() -> None:
-    other = "text_to_image.fused.map"
-    params = replace(PARAMS, improve=(MAP, other))
-    pairs = (make_pair(0.0, spread=0.01), make_pair(0.3, queries=10, metric=other))
-    rule = next(rule for rule in decide(make_evidence(*pairs), params=params).rules if rule.name == "superior")
-    assert (rule.verdict, rule.more_clusters) == ("inconclusive", params.least_clusters - 10)
-    better = (make_pair(0.3), pairs[1])
-    assert hindrances(decide(make_evidence(*better), params=params)) == {}
+    rule = next(rule for rule in decision.rules if rule.name.startswith("fusion"))
+    assert (sentence in rule.sentence, rule.more_clusters) == (True, more)
 
 
 def test_fusion_that_is_compared_with_nothing_fails() -> None:

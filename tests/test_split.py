@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -94,15 +95,14 @@ def test_the_same_seed_gives_the_same_split() -> None:
     assert (first == second).all()
 
 
-def write_items(folder: Path, rows: list[tuple[str, str | None]], *, twin: int | None = None) -> None:
-    """Items of a group and a given split; the picture of ``twin`` is that of the first."""
+def write_items(folder: Path, rows: list[tuple[str, str | None]], *, phashes: Mapping[int, str] | None = None) -> None:
     items = [
         {
             "id": str(n),
             "group": group,
             "given_split": given_split,
             "sha256": f"{n:064x}",
-            "phash": f"{(0 if n == twin else n) * 0x9E3779B97F4A7C15 % 2**64:016x}",
+            "phash": (phashes or {}).get(n, f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}"),
             "labels": [],
         }
         for n, (group, given_split) in enumerate(rows)
@@ -122,13 +122,6 @@ def test_an_item_without_a_split_follows_its_cluster_to_the_given_one(tmp_path: 
     assert json.loads((tmp_path / "out" / "split.json").read_text())["leaking_clusters"] == 0
 
 
-def test_a_test_item_near_a_validation_item_is_counted_for_that_is_learnt_from_too(tmp_path: Path) -> None:
-    rows: list[tuple[str, str | None]] = [("a", "validation"), ("b", "test"), *((f"g{n}", "train") for n in range(10))]
-    write_items(tmp_path, rows, twin=1)
-    split_items(tmp_path, tmp_path / "out", params=SplitParams())
-    assert json.loads((tmp_path / "out" / "split.json").read_text())["test_items_near_training"] == 1
-
-
 def test_given_splits_that_divide_a_cluster_are_kept_and_counted(tmp_path: Path) -> None:
     rows: list[tuple[str, str | None]] = [("a", "train"), ("a", "test"), *((f"g{n}", None) for n in range(40))]
     write_items(tmp_path / "in", rows)
@@ -136,6 +129,14 @@ def test_given_splits_that_divide_a_cluster_are_kept_and_counted(tmp_path: Path)
     where = read_table(tmp_path / "out" / "split.parquet", made_by="split")["split"].to_pylist()
     assert where[:2] == ["train", "test"]
     assert json.loads((tmp_path / "out" / "split.json").read_text())["leaking_clusters"] == 1
+
+
+@pytest.mark.parametrize(("other", "near"), [("train", 1), ("validation", 1), ("test", 0)])
+def test_a_test_item_near_one_that_is_learnt_from_is_counted_as_a_leak(tmp_path: Path, other: str, near: int) -> None:
+    rows = [("a", "test"), ("b", other), *((f"g{n}", None) for n in range(40))]
+    write_items(tmp_path / "in", rows, phashes={1: "0" * 15 + "1"})  # the first one's is all zeros
+    split_items(tmp_path / "in", tmp_path / "out", params=SplitParams(phash_distance=1))
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["test_items_near_training"] == near
 
 
 @pytest.mark.parametrize(

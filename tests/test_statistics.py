@@ -127,3 +127,9 @@ def test_no_number_of_queries_is_promised_where_the_mean_itself_is_below_the_bar
 def test_a_single_cluster_compares_nothing() -> None:
     found = compare_systems(np.array([0.5, 1.0]), np.zeros(2), np.array([3, 3]), rng=np.random.default_rng(0))
     assert (found.difference, found.low, found.high, found.p_value) == (0.75, 0.75, 0.75, 1.0)
+    assert found.clusters == 1
+
+
+def test_a_comparison_says_on_how_many_clusters_it_was_made() -> None:
+    cluster_Q = np.repeat(np.arange(40), 5)
+    assert compare_systems(np.ones(200), np.zeros(200), cluster_Q, rng=np.random.default_rng(0)).clusters == 40

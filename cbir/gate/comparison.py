@@ -71,7 +71,7 @@ def _compare(evidence: Evidence, params: GateParams) -> Iterator[Rule]:
             verdict="inconclusive",
             sentence="no protected metric was measured of both releases; see gate.protect in params.yaml",
         )
-    yield from _improve(whole, params, rng=rng)
+    yield from _improve(evidence, whole, params, rng=rng)
     if contest.golden is not None:
         champion, challenger = contest.golden
         yield Rule(
@@ -99,7 +99,7 @@ def _protect(
         yield _miss(name, evidence)
     for pair in evidence.pairs:
         if pair.metric == name and pair.part:
-            scored = len(np.unique(pair.cluster_Q)) >= params.least_clusters
+            scored = not _count_lacking(pair, params)
             yield _judge_pair(pair, margin=params.slice_margin, params=params, rng=rng, binding=scored)
 
 
@@ -122,62 +122,73 @@ def _miss(name: str, evidence: Evidence) -> Rule:
 
 def _judge_pair(pair: Pair, *, margin: float, params: GateParams, rng: np.random.Generator, binding: bool) -> Rule:
     name = f"non_inferior.{pair.metric}" + (f"[{pair.part}]" if pair.part else "")
-    clusters = len(np.unique(pair.cluster_Q))
-    if clusters < params.least_clusters:
-        lacking = params.least_clusters - clusters
-        return Rule(
-            name=name,
-            verdict="inconclusive",
-            observed=float((pair.challenger_Q - pair.champion_Q).mean()),
-            threshold=-margin,
-            more_clusters=lacking,
-            binding=binding,
-            sentence=f"{_level(pair)}: too few queries to tell, {count_clusters(clusters)}; {lacking} more are needed",
-        )
+    if lacking := _count_lacking(pair, params):
+        return _tell_few(name, pair, lacking=lacking, threshold=-margin, binding=binding)
     found = judge_non_inferiority(
         pair.challenger_Q - pair.champion_Q, pair.cluster_Q, margin=margin, rng=rng, level=params.level
     )
     return _tell(name, found, pair=pair, threshold=-margin, binding=binding)
 
 
-def _improve(whole: Mapping[str, Pair], params: GateParams, *, rng: np.random.Generator) -> Iterator[Rule]:
+def _improve(
+    evidence: Evidence, whole: Mapping[str, Pair], params: GateParams, *, rng: np.random.Generator
+) -> Iterator[Rule]:
     """Better on at least one metric; looked for on several, each interval is wider, so that luck stays as rare."""
-    binding = params.require == "superiority"
-    named = [whole[name] for name in params.improve if name in whole]
-    lacking = {pair.metric: params.least_clusters - len(np.unique(pair.cluster_Q)) for pair in named}
-    pairs = [pair for pair in named if lacking[pair.metric] <= 0]
-    tries = len(params.improve)
-    found = {
-        pair.metric: judge_superiority(
-            pair.challenger_Q - pair.champion_Q,
-            pair.cluster_Q,
-            margin=params.least_gain,
-            rng=rng,
-            tries=tries,
-            level=params.level,
-        )
-        for pair in pairs
-    }
-    for pair in pairs:
-        yield _tell(f"better.{pair.metric}", found[pair.metric], pair=pair, threshold=0.0, binding=False)
-    verdicts = {judgement.verdict for judgement in found.values()}
-    open_still = "inconclusive" in verdicts or len(pairs) < len(named) or not verdicts
-    verdict: Verdict = "pass" if "pass" in verdicts else "inconclusive" if open_still else "fail"
-    more = [judgement.more_clusters for judgement in found.values() if judgement.more_clusters]
-    more += [count for count in lacking.values() if count > 0]
+    told = {name: _judge_better(whole[name], params=params, rng=rng) for name in params.improve if name in whole}
+    yield from told.values()
+    better, no_better, unclear = (
+        [name for name, rule in told.items() if rule.verdict == verdict] for verdict in ("pass", "fail", "inconclusive")
+    )
+    unclear += [name for name in params.improve if name not in whole and name in evidence.metrics]
+    verdict: Verdict = "pass" if better else "inconclusive" if unclear or not no_better else "fail"
+    more = [rule.more_clusters for rule in told.values() if rule.more_clusters]
     words = {
-        "pass": "better on " + ", ".join(name for name, j in found.items() if j.verdict == "pass"),
-        "fail": f"not better on any of {', '.join(params.improve)}: no gain of {params.least_gain:g} or more is likely",
-        "inconclusive": f"too few queries to tell whether any of {', '.join(params.improve)} is better"
+        "pass": f"better on {', '.join(better)}",
+        "fail": f"not better on any of {', '.join(no_better)}: no gain of {params.least_gain:g} or more is likely",
+        "inconclusive": f"too few queries to tell whether any of {', '.join(unclear or params.improve)} is better"
         if params.improve
         else "no metric is named that could be better; see gate.improve",
     }
+    binding = params.require == "superiority"
     yield Rule(
         name="superior",
         verdict=verdict,
         binding=binding,
         more_clusters=min(more) if more and verdict == "inconclusive" else None,
         sentence=words[verdict] + ("" if binding else " (told only: gate.require is non_inferiority)"),
+    )
+
+
+def _judge_better(pair: Pair, *, params: GateParams, rng: np.random.Generator) -> Rule:
+    name = f"better.{pair.metric}"
+    if lacking := _count_lacking(pair, params):
+        return _tell_few(name, pair, lacking=lacking, threshold=0.0, binding=False)
+    found = judge_superiority(
+        pair.challenger_Q - pair.champion_Q,
+        pair.cluster_Q,
+        margin=params.least_gain,
+        rng=rng,
+        tries=len(params.improve),
+        level=params.level,
+    )
+    return _tell(name, found, pair=pair, threshold=0.0, binding=False)
+
+
+def _count_lacking(pair: Pair, params: GateParams) -> int:
+    """How many clusters of queries are lacking to those that a comparison takes at least."""
+    return max(params.least_clusters - len(np.unique(pair.cluster_Q)), 0)
+
+
+def _tell_few(name: str, pair: Pair, *, lacking: int, threshold: float, binding: bool) -> Rule:
+    clusters = count_clusters(len(np.unique(pair.cluster_Q)))
+    return Rule(
+        name=name,
+        verdict="inconclusive",
+        observed=float((pair.challenger_Q - pair.champion_Q).mean()),
+        threshold=threshold,
+        more_clusters=lacking,
+        binding=binding,
+        sentence=f"{_level(pair)}: too few queries to tell, {clusters}; {lacking} more are needed (gate.least_clusters)",
     )
 
 

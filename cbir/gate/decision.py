@@ -42,7 +42,7 @@ def _check_data(evidence: Evidence, params: GateParams) -> Iterator[Rule]:
         f"{evidence.index.vectors} were embedded",
     )
     for name, words in {
-        "test_items_near_training": "test items have a near duplicate in training",
+        "test_items_near_training": "test items have a near duplicate in training or validation",
         "leaking_clusters": "clusters of near duplicates have several splits given with the data",
     }.items():
         count = evidence.split.get(name)
@@ -68,34 +68,41 @@ def _check_fusion(statistics: Mapping[str, Any], metrics: Mapping[str, float], p
                 sentence=f"{name} is not compared with anything in statistics.json; mend or drop gate.fusion",
             )
         for other, found in above.items():
-            queries = metrics.get(f"{name}.queries", 0)
-            whole = min(metrics.get(f"{task}.{one}.map", 0.0) for one in (system, other)) >= 1.0
-            yield _check_gain(name, other, found=found, queries=queries, whole=whole, params=params)
+            yield _judge_gain(name, other, found=found, metrics=metrics, params=params)
 
 
-def _check_gain(
-    name: str, other: str, *, found: Mapping[str, Any], queries: float, whole: bool, params: GateParams
+def _judge_gain(
+    name: str, other: str, *, found: Mapping[str, Any], metrics: Mapping[str, float], params: GateParams
 ) -> Rule:
-    """``whole``: both are at 1. Earlier versions did not say on how many clusters; that is then too few."""
-    low, high, bar, clusters = found["low"], found["high"], params.fusion_margin, int(found.get("clusters", 0))
-    lacking = max(params.least_clusters - clusters, 0)
-    told = f"mAP of {name} less that of {other} is {show_difference(found['difference'], low, high)}, above {bar:g}"
-    if lacking:
-        ending = (
-            f": too few queries to tell, {count_clusters(clusters)}; {lacking} more are needed (gate.least_clusters)"
+    task, _, system = name.partition(".")
+    whole = min(metrics.get(f"{task}.{one}.map", 0.0) for one in (system, other)) >= 1.0
+    low, high, bar = found["low"], found["high"], params.fusion_margin
+    clusters = found.get("clusters")  # earlier versions did not count them
+    gain = f"mAP of {name} less that of {other} is {show_difference(found['difference'], low, high)}"
+    more: int | None = None
+    verdict: Verdict
+    if clusters is None:
+        verdict = "inconclusive"
+        sentence = f"{gain}, of how many clusters of queries is not known; run `cbir-ops retrain` again"
+    elif clusters < params.least_clusters:
+        verdict, more = "inconclusive", params.least_clusters - clusters
+        sentence = (
+            f"{gain}: too few queries to tell, {count_clusters(clusters)}; {more} more are needed (gate.least_clusters)"
         )
     else:
-        ending = ": both are 1.000, so there is nothing to gain" if whole else ""
-    enough: Verdict = "pass" if low > bar or whole else "fail" if high <= bar else "inconclusive"
+        verdict = "pass" if low > bar or whole else "fail" if high <= bar else "inconclusive"
+        queries = f"{metrics.get(f'{name}.queries', 0):.0f} queries of {count_clusters(clusters)}"
+        nothing = ": both are 1.000, so there is nothing to gain" if whole else ""
+        sentence = f"{gain}, above {bar:g} on {queries}{nothing}"
     return Rule(
         name=f"fusion.{name}.above.{other}",
-        verdict="inconclusive" if lacking else enough,
+        verdict=verdict,
         observed=found["difference"],
         low=low,
         high=high,
         threshold=bar,
-        more_clusters=lacking or None,
-        sentence=f"{told} on {queries:.0f} queries{ending}",
+        more_clusters=more,
+        sentence=sentence,
     )
 
 
