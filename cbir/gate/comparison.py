@@ -188,7 +188,8 @@ def _tell_few(name: str, pair: Pair, *, lacking: int, threshold: float, binding:
         threshold=threshold,
         more_clusters=lacking,
         binding=binding,
-        sentence=f"{_level(pair)}: too few queries to tell, {clusters}; {lacking} more are needed (gate.least_clusters)",
+        sentence=f"{_level(pair)}: too few queries to tell, {clusters}; {lacking} more are needed "
+        "(gate.least_clusters)",
     )
 
 
