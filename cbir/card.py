@@ -36,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric on the queries that both answered: how many, the mean difference, and its interval."""
+    """One metric on the queries that both answered: how many, of how many clusters, the difference and interval."""
 
     metric: str
     queries: int
@@ -44,6 +44,7 @@ class Difference:
     low: float
     high: float
     p_value: float
+    clusters: int
 
 
 @dataclass(frozen=True, kw_only=True)

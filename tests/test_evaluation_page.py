@@ -137,7 +137,7 @@ def test_a_missing_file_names_the_stage_to_run(workspace: Path, missing: str) ->
 
 def test_what_could_have_leaked_is_on_the_page(workspace: Path) -> None:
     page = write_evaluation_page(workspace, now=NOW).read_text()
-    assert find_row("test items with a near duplicate among the training items", "17") in page
+    assert find_row("test items with a near duplicate among those learnt from", "17") in page
     assert find_row("training items", "1,234") in page
 
 

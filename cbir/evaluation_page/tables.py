@@ -123,7 +123,7 @@ def render_split(split: Row) -> str:
         "clusters": "clusters of near duplicates and variants",
         "largest_cluster": "items in the largest cluster",
         "leaking_clusters": "clusters that a split given with the data tears apart",
-        "test_items_near_training": "test items with a near duplicate among the training items",
+        "test_items_near_training": "test items with a near duplicate among those learnt from",
     }
     rows = [[name, f"{split[key]:,}"] for key, name in names.items() if key in split]
     return f"<h2>Training and test items</h2>{render_table(['of the last split', 'number'], rows)}"
