@@ -111,12 +111,13 @@ def measure_golden(queries: GoldenQueries, score: ScoreRows, *, ks: Sequence[int
 
 def list_query_sets(gallery: Gallery, *, reads_words: bool = True) -> list[QuerySet]:
     """The query sets that have queries, each query with something relevant; without words, those of pictures alone."""
+    picture_NP = encode_signs([[one] for one in gallery.hashes])
     sets = [
-        *_ask_modalities(gallery),
+        *_ask_modalities(gallery, picture_NP),
         _ask_others("label", gallery.labels, gallery=gallery),
         _ask_names(gallery),
         _ask_others("duplicate", [[str(cluster)] for cluster in gallery.cluster_N], gallery=gallery),
-        *_ask_relative(gallery),
+        *_ask_relative(gallery, picture_NP),
     ]
     return [one for one in sets if len(one.ids) and (reads_words or one.name in OF_PICTURES)]
 
@@ -131,9 +132,9 @@ def _ask_items(name: str, asking_Q: np.ndarray, *, relevance: Relevance, gallery
     )
 
 
-def _ask_modalities(gallery: Gallery) -> Iterator[QuerySet]:
+def _ask_modalities(gallery: Gallery, picture_NP: csr_array) -> Iterator[QuerySet]:
     """An item's words ask for its picture, its picture for its words, and a changed copy for the picture."""
-    words_NW, picture_NP = encode_words(gallery.captions), encode_signs([[one] for one in gallery.hashes])
+    words_NW = encode_words(gallery.captions)
     own = np.flatnonzero(gallery.features.has_text_B & gallery.features.has_image_B)
     yield _ask_items("text_to_image", own, relevance=ask_across(words_NW, picture_NP, own), gallery=gallery)
     yield _ask_items("image_to_text", own, relevance=ask_across(picture_NP, words_NW, own), gallery=gallery)
@@ -164,9 +165,8 @@ def _ask_names(gallery: Gallery) -> QuerySet:
     )
 
 
-def _ask_relative(gallery: Gallery) -> Iterator[QuerySet]:
+def _ask_relative(gallery: Gallery, picture_NP: csr_array) -> Iterator[QuerySet]:
     """This picture, but ...: among pictures, where those that are the reference's are left out; among items."""
-    picture_NP = encode_signs([[one] for one in gallery.hashes])
     item_NI = encode_signs([[f"{one} {words}"] for one, words in zip(gallery.hashes, gallery.captions, strict=True)])
     reference_Q = np.array([reference for reference, _, _ in gallery.pairs], np.int64)
     copies_QN = csr_array((picture_NP[reference_Q] @ picture_NP.T) > 0)
